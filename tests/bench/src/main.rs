@@ -1,0 +1,99 @@
+//! `votive-bench`: measures one subject where it runs, in the lab's L1 or on a host, and prints a JSON object a line.
+//!
+//! `cargo xtask bench` runs it for each subject and compares what it prints with `ci/budgets.toml`.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use votive_bench::report::Figure;
+use votive_bench::subject::{Guest, Subject};
+use votive_bench::{cold_boot, kvm_setup};
+
+/// Measures cold boots of one VMM.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Which VMM
+    #[arg(long, value_enum)]
+    subject: Subject,
+    /// Its program
+    #[arg(long)]
+    program: PathBuf,
+    /// Runs of each figure
+    #[arg(long, default_value_t = 5)]
+    count: usize,
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Process start to the guest's first instruction and to PID 1, in the lab's exact clock
+    ColdBoot {
+        /// `same` or `own`: whose kernel and options
+        #[arg(long)]
+        variant: String,
+        /// An uncompressed kernel
+        #[arg(long)]
+        kernel: PathBuf,
+        /// The initial RAM file system; its PID 1 writes to port 0xf4
+        #[arg(long)]
+        initrd: PathBuf,
+        /// Guest memory
+        #[arg(long, default_value_t = 128)]
+        memory_mib: u32,
+    },
+    /// Process start to the first instruction of a guest of six, natively
+    KvmSetup,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(figures) => {
+            let lines = figures.iter().filter_map(|figure| serde_json::to_string(figure).ok());
+            let text = lines.fold(String::new(), |text, line| text + &line + "\n");
+            match io::stdout().write_all(text.as_bytes()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            }
+        }
+        Err(error) => {
+            // Standard error is the last resort; there is nowhere to report that it is closed.
+            let _ = writeln!(io::stderr(), "votive-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<Vec<Figure>> {
+    let name = arguments.subject.name();
+    match &arguments.bench {
+        Bench::ColdBoot { variant, kernel, initrd, memory_mib } => {
+            let guest = Guest {
+                kernel: kernel.clone(),
+                initrd: Some(initrd.clone()),
+                memory_mib: *memory_mib,
+                votive_cmdline: String::new(),
+            };
+            let cost =
+                cold_boot::measure(arguments.subject, &arguments.program, &guest, arguments.count)?;
+            let bench = |figure: &str| format!("cold_boot.{variant}.{figure}");
+            Ok([
+                cost.first_instruction.figure(&bench("first_instruction"), name),
+                cost.pid1.figure(&bench("pid1"), name),
+                cost.exits.figure(&bench("exits"), name),
+                cost.private_memory.figure(&bench("private_memory"), name),
+            ]
+            .into_iter()
+            .flatten()
+            .collect())
+        }
+        Bench::KvmSetup => {
+            let series =
+                kvm_setup::measure(arguments.subject, &arguments.program, arguments.count)?;
+            Ok(series.figure("kvm_setup", name).into_iter().collect())
+        }
+    }
+}
