@@ -1,0 +1,14 @@
+//! Where the source is.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+/// The folder that holds the workspace's `Cargo.toml`.
+pub(crate) fn root() -> Result<PathBuf> {
+    // cargo says where this crate is, at run time if it can: a moved clone stays right.
+    let here = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let root = here.ancestors().nth(2).context("xtask is not two folders below the root")?;
+    Ok(root.to_path_buf())
+}
