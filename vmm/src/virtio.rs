@@ -1,0 +1,63 @@
+//! Virtio devices over MMIO (virtio 1.2): the transport, the block, entropy and socket devices, and their workers.
+//!
+//! A device model implements [`VirtioDevice`]; [`MmioDevice`] puts the registers of virtio-mmio version 2 in front of it. vCPU
+//! threads touch registers only: they read and write plain fields under a short lock, and hand a finished driver set-up over to
+//! the device's *worker*, which is where queues are read and I/O happens.
+//!
+//! ```text
+//!  vCPU threads                     MmioDevice                      worker: own thread (block) or event loop (rng, vsock)
+//!  read/write ------------> registers (Mutex)
+//!  DRIVER_OK  ------------> queues checked, put in `active`, wake eventfd --> activate, process
+//!  QueueNotify (ioeventfd) -----------------------------> wake eventfd -----> process
+//!  status = 0 ------------> queues taken from `active` (waits for the request in hand), wake --> reset
+//!  IRQ <------------------- irqfd <------------------------------------------ used buffers
+//! ```
+//!
+//! How the machine attaches a device:
+//!
+//! 1. `MmioDevice::new(Box::new(device), ram)` makes the transport (two eventfds, nothing else).
+//! 2. [`MmioDevice::read`] and [`MmioDevice::write`] serve the 4 KiB window; they never fail.
+//! 3. [`MmioDevice::interrupt`] goes to `KVM_IRQFD` with the device's GSI (edge-triggered, no resample descriptor).
+//! 4. [`MmioDevice::notifier`] goes to `KVM_IOEVENTFD` at window + [`QUEUE_NOTIFY`], length 0 and no datamatch
+//!    (`kvm_ioctls::NoDatamatch`): one descriptor serves all queues of the device, so the I/O bus stays short. Without an
+//!    ioeventfd the write reaches [`MmioDevice::write`] and has the same effect.
+//! 5. Its worker: [`spawn_worker`] for a thread of its own (block), or [`DeviceSubscriber`] on the main event loop (rng, vsock).
+//!
+//! ```ignore
+//! // Signatures, for orientation:
+//! MmioDevice::new(device: Box<dyn VirtioDevice>, ram: GuestRam) -> Result<Arc<MmioDevice>, MmioError>
+//! MmioDevice::read(&self, offset: u64, data: &mut [u8])     MmioDevice::write(&self, offset: u64, data: &[u8])
+//! MmioDevice::interrupt(&self) -> &EventFd                  MmioDevice::notifier(&self) -> &EventFd
+//! spawn_worker(device: Arc<MmioDevice>, died: impl FnOnce(WorkerError) + Send + 'static) -> Result<JoinHandle<()>, WorkerError>
+//! DeviceSubscriber::new(device: Arc<MmioDevice>) -> DeviceSubscriber           // event_manager::MutEventSubscriber
+//! block::Block::new(block::BlockSpec { file: File, read_only: bool, serial: String }) -> Result<Block, BlockError>
+//! rng::Rng::new() -> Rng
+//! vsock::Vsock::new(vsock::VsockSpec { guest_cid: u32, path: Option<PathBuf>, ports: Vec<(u32, OwnedFd)> }) -> Result<Vsock, VsockError>
+//! ```
+//! `Vsock::new` binds `path` (and removes it when dropped); nothing else is opened after construction but what the guest's
+//! connections need.
+//!
+//! Everything a guest writes is hostile: nonsense in registers is ignored and counted, nonsense in a queue makes the device ask
+//! for a reset (`DEVICE_NEEDS_RESET`), a bad request gets its error or a used length of 0. Counts are in [`MmioDevice::counts`].
+
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+
+use std::sync::Arc;
+
+use vm_memory::GuestMemoryMmap;
+
+pub mod block;
+mod device;
+mod mmio;
+mod ring;
+pub mod rng;
+pub mod vsock;
+mod worker;
+
+pub use device::{DeviceTraits, VirtioDevice, Wake};
+pub use mmio::{Counts, MmioDevice, MmioError, QUEUE_NOTIFY, WINDOW_BYTES};
+pub use ring::{Chain, Nonsense, Ring, Rings, Segment};
+pub use worker::{DeviceSubscriber, WorkerError, spawn_worker};
+
+/// Guest RAM as every device sees it. Its bitmap is `()`: dirty pages are not tracked here.
+pub type GuestRam = Arc<GuestMemoryMmap<()>>;
