@@ -1,6 +1,16 @@
 //! Turns what a customer uploads into read-only images.
 //!
-//! A ZIP is hostile input: it is read with every limit of the contract applied to what actually comes out of it, laid
-//! out below a folder that no entry can leave, and packed into an EROFS image whose bytes depend on the content alone.
+//! A ZIP is hostile input. `archive` reads it with the limits of `limits` applied to what really comes out of it, `tree` holds
+//! the files it names, each checked, `folder` lays them out below a folder that no entry can leave, `erofs` packs the
+//! folder into an image whose bytes depend on the content alone, and `optimise` does all of it in order.
 
+pub mod archive;
 pub mod erofs;
+mod folder;
+pub mod fuzz;
+pub mod limits;
+mod optimise;
+mod tree;
+
+pub use limits::Limits;
+pub use optimise::{OptimiseError, Summary, optimise_zip};

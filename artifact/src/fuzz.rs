@@ -1,0 +1,43 @@
+//! Entry points for fuzzing: foreign bytes in, nothing but a verdict out.
+
+use std::io::{Cursor, Read, Seek};
+
+use crate::archive::{Archive, ArchiveError};
+use crate::limits::Limits;
+use crate::tree::Node;
+
+/// Small, so that one input costs little.
+const LIMITS: Limits = Limits { zipped_bytes: 1 << 20, unzipped_bytes: 4 << 20, nodes: 1000 };
+
+/// Reads an archive as an upload is read, contents included, and writes nothing. Must neither panic nor take long.
+pub fn zip(data: &[u8]) {
+    // Refusal is the usual end of hostile input.
+    let _ = read_all(data);
+}
+
+fn read_all(data: &[u8]) -> Result<(), ArchiveError> {
+    let mut archive = Archive::open(Cursor::new(data), Cursor::new(data), &LIMITS)?;
+    let root = archive.take_root();
+    let mut nodes = 0;
+    read_folder(&mut archive, &root, &mut nodes)?;
+    assert!(nodes <= LIMITS.nodes, "the limit of nodes holds");
+    Ok(())
+}
+
+fn read_folder<R: Read + Seek>(
+    archive: &mut Archive<R>,
+    node: &Node,
+    nodes: &mut usize,
+) -> Result<(), ArchiveError> {
+    let Node::Folder { children, .. } = node else { return Ok(()) };
+    for (name, child) in children {
+        assert!(!name.contains('/') && &**name != ".." && &**name != ".", "names are plain");
+        *nodes += 1;
+        match child {
+            Node::Folder { .. } => read_folder(archive, child, nodes)?,
+            Node::File { entry, .. } => archive.read(*entry, |_| Ok::<(), ArchiveError>(()))?,
+            Node::Link { target } => assert!(!target.starts_with('/'), "links stay inside"),
+        }
+    }
+    Ok(())
+}
