@@ -1,1 +1,26 @@
-//! TBD
+//! The worker of votive: it starts microVMs, gives them functions, and brings invocations to them and back.
+//!
+//! What decides is kept apart from what does. [`environment`] and [`invocation`] are state machines without any input or
+//! output: they take an [`event::Event`] and the time, and give [`event::Action`]s. [`run`] is the loop that feeds them from
+//! [`link`] (the guest's frames) and [`microvm`] (the process), and carries their actions out.
+//!
+//! **Invariant:** nothing here opens `/dev/kvm` or maps a guest's memory; that is `votive-vmm`'s, which is spawned.
+
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod cli;
+pub mod cold_start;
+pub mod doctor;
+pub mod environment;
+pub mod event;
+pub mod function;
+pub mod images;
+pub mod invocation;
+pub mod limits;
+pub mod link;
+pub mod log;
+pub mod microvm;
+pub mod report;
+pub mod run;
+pub mod scratch;

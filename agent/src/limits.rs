@@ -1,0 +1,55 @@
+//! Every cap and wait of the worker, each with its reason.
+
+use std::time::Duration;
+
+/// The least memory of a function in MB (CONTRACT 4.7).
+pub const MEMORY_MIN_MB: u32 = 128;
+/// The most memory of a function in MB (CONTRACT 4.7).
+pub const MEMORY_MAX_MB: u32 = 10_240;
+/// The memory of a function that does not say, in MB: AWS Lambda's default.
+pub const MEMORY_DEFAULT_MB: u32 = 128;
+/// The longest time limit of a function in seconds (CONTRACT 4.7).
+pub const TIMEOUT_MAX_S: u32 = 900;
+/// The time limit of a function that does not say, in seconds (CONTRACT 4.7).
+pub const TIMEOUT_DEFAULT_S: u32 = 3;
+/// How long the init phase may take, in seconds (CONTRACT 4.6); one that takes longer is run again inside the invocation.
+pub const INIT_TIMEOUT_DEFAULT_S: u32 = 10;
+/// What the guest's kernel and PID 1 get beside the function's own memory, in MiB.
+pub const GUEST_RESERVE_MIB: u32 = 64;
+/// A handler's longest name in bytes: AWS Lambda's limit.
+pub const HANDLER_MAX: usize = 128;
+/// The longest name of a function in bytes: AWS Lambda's limit.
+pub const NAME_MAX: usize = 64;
+/// What a function's environment variables may take together, keys and values, in bytes (CONTRACT 4.4).
+pub const ENVIRONMENT_MAX: usize = 4 * 1024;
+/// The size of `/tmp` in bytes: 512 MB, the least that CONTRACT 4.5 gives.
+pub const SCRATCH_BYTES: u64 = 512 * 1024 * 1024;
+
+/// How long a guest may take from its process's start to its first frame. A real guest takes a fraction of a second, an
+/// emulated one on a crowded host seconds; beyond this it is stuck.
+pub const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long PID 1 may take to kill a runtime and say so. SIGKILL and reaping take microseconds; an emulated guest is
+/// slower, one that takes longer is not going to.
+pub const RESET_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a guest that was told to power off may take before its process is killed.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long after the end of the link the process's own end, which tells why, is waited for.
+pub const LOST_LINK_GRACE: Duration = Duration::from_millis(500);
+/// How long a killed process may take to be reaped before the environment is given up.
+pub const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long after a process's end its pipes are read.
+pub const PIPE_GRACE: Duration = Duration::from_secs(1);
+
+/// Events that may wait for the loop. A frame is at most 64 KiB, so a guest can hold up to 2 MiB here; then its link stops.
+pub const EVENTS_WAITING_MAX: usize = 32;
+/// Messages that may wait for the guest to read. The loop sends at most three for an invocation.
+pub const MESSAGES_WAITING_MAX: usize = 16;
+/// The longest line of a log in bytes (AWS cuts events at 256 KB); a longer one is cut into several.
+pub const LOG_LINE_MAX: usize = 256 * 1024;
+/// The marks that are kept: the VMM's own and the 64 that a guest may write.
+pub const MARKS_MAX: usize = 80;
+/// The longest line of marks in bytes.
+pub const MARK_LINE_MAX: usize = 128;
+/// What is kept of the VMM's standard error, in bytes: its reason is the last line.
+pub const VMM_STDERR_MAX: usize = 8 * 1024;

@@ -1,0 +1,301 @@
+//! One microVM's process: `votive-vmm`, started with everything it needs as inherited descriptors.
+//!
+//! It gets its disks opened, one end of a socket pair for the guest link, and a pipe for its marks: no path of the host is
+//! told to it but those of the kernel and the initramfs, and no file or socket is left when it ends. It is killed and reaped on
+//! every path out of here; should the agent itself be killed, the kernel kills it (`--parent`).
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+
+use command_fds::{CommandFdExt, FdMapping};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use votive_protocol::AGENT_PORT;
+
+use crate::clock::Moment;
+use crate::limits::{MARK_LINE_MAX, MARKS_MAX, PIPE_GRACE, VMM_STDERR_MAX};
+
+#[cfg(test)]
+mod tests;
+
+/// The first descriptor that a VMM inherits beside the standard ones.
+const FIRST_FD: i32 = 3;
+/// The guest's context id. Every microVM has its own vsock, so that one is enough for all.
+const GUEST_CID: u32 = 3;
+
+/// What a microVM is made of.
+#[derive(Debug)]
+pub struct MicrovmSpec {
+    /// The VMM's program.
+    pub vmm: PathBuf,
+    /// The guest's kernel.
+    pub kernel: PathBuf,
+    /// Its initramfs.
+    pub initrd: PathBuf,
+    /// Its vCPUs.
+    pub vcpus: u32,
+    /// Its memory in MiB.
+    pub memory_mib: u32,
+    /// Its disks: `/dev/vda`, `/dev/vdb`, ...
+    pub disks: Vec<Disk>,
+    /// Where its serial console goes; there is none without.
+    pub console: Option<File>,
+}
+
+/// A disk, opened.
+#[derive(Debug)]
+pub struct Disk {
+    /// What it holds.
+    pub file: File,
+    /// Whether the guest may not write it.
+    pub read_only: bool,
+}
+
+/// A running microVM.
+#[derive(Debug)]
+pub struct Microvm {
+    child: Child,
+    stderr: tokio::task::JoinHandle<Vec<u8>>,
+    marks: tokio::task::JoinHandle<Vec<Mark>>,
+}
+
+/// What a microVM gives when it is started.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its process.
+    pub microvm: Microvm,
+    /// The host's end of the guest link.
+    pub link: UnixStream,
+    /// When its process was started.
+    pub at: Moment,
+}
+
+/// A moment that the VMM, or the guest through it, marked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// `start`, `machine`, `run`, `guest-0xNN`.
+    pub name: String,
+    /// When, by the host's clock.
+    pub at: Moment,
+}
+
+/// How a microVM's process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MicrovmEnd {
+    /// Its exit code, unless a signal killed it.
+    pub code: Option<i32>,
+    /// The signal that killed it.
+    pub signal: Option<i32>,
+    /// The last line that it wrote on its standard error.
+    pub reason: String,
+    /// The marks that it wrote.
+    pub marks: Vec<Mark>,
+}
+
+impl std::fmt::Display for MicrovmEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.code, self.signal) {
+            (Some(0), _) => f.write_str("the guest powered off")?,
+            (Some(1), _) => f.write_str("the microVM could not be set up")?,
+            (Some(2), _) => f.write_str("votive-vmm refused the microVM's specification")?,
+            (Some(3), _) => f.write_str("the guest was reset")?,
+            (Some(4), _) => f.write_str("a vCPU failed")?,
+            (Some(5), _) => f.write_str("a device failed")?,
+            (Some(code), _) => write!(f, "votive-vmm ended with exit code {code}")?,
+            (None, Some(signal)) => write!(f, "votive-vmm was killed by signal {signal}")?,
+            (None, None) => f.write_str("votive-vmm is gone")?,
+        }
+        if self.reason.is_empty() { Ok(()) } else { write!(f, ": {}", self.reason) }
+    }
+}
+
+/// Why a microVM was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum MicrovmError {
+    /// A socket pair or a pipe could not be made.
+    #[error("the microVM's channels cannot be made")]
+    Channels(#[source] std::io::Error),
+    /// The VMM's program could not be started.
+    #[error("{vmm} cannot be started")]
+    Spawn {
+        /// The program.
+        vmm: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl Microvm {
+    /// Starts a microVM.
+    ///
+    /// # Errors
+    /// [`MicrovmError`]; nothing is left running then.
+    pub fn spawn(spec: MicrovmSpec) -> Result<Spawned, MicrovmError> {
+        let (link, guest_end) = UnixStream::pair().map_err(MicrovmError::Channels)?;
+        let guest_end = guest_end.into_std().map_err(MicrovmError::Channels)?;
+        let (marks_writer, marks) = pipe::pipe().map_err(MicrovmError::Channels)?;
+        let marks_writer = marks_writer.into_blocking_fd().map_err(MicrovmError::Channels)?;
+
+        let mut inherited = Inherited::default();
+        let mut command = Command::new(&spec.vmm);
+        command.args(arguments(&spec));
+        let console = spec.console;
+        for disk in spec.disks {
+            let path = inherited.add(disk.file.into());
+            let read_only = if disk.read_only { ",readonly" } else { "" };
+            command.arg("--disk").arg(format!("path={path}{read_only}"));
+        }
+        let guest_end = inherited.add(guest_end.into());
+        command.arg("--vsock").arg(format!("cid={GUEST_CID},port={AGENT_PORT}:{guest_end}"));
+        command.arg("--marks").arg(inherited.add(marks_writer));
+        if let Some(console) = console {
+            command.arg("--console").arg(inherited.add(console.into()));
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.env_clear().kill_on_drop(true);
+
+        let at = Moment::now();
+        let spawned = inherited.map_into(&mut command).and_then(|command| command.spawn());
+        let mut child =
+            spawned.map_err(|source| MicrovmError::Spawn { vmm: spec.vmm, source })?;
+        let stderr = child.stderr.take();
+        let microvm = Self {
+            child,
+            stderr: tokio::spawn(async move { last_bytes(stderr).await }),
+            marks: tokio::spawn(read_marks(marks)),
+        };
+        Ok(Spawned { microvm, link, at })
+    }
+
+    /// The process id, until it is reaped.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    fn kill(&mut self) {
+        if let Err(error) = self.child.start_kill() {
+            // It has been reaped: there is nothing to kill.
+            tracing::debug!(%error, "votive-vmm was not killed");
+        }
+    }
+
+    /// Waits for the process's end and reaps it; kills it when `kill` says so.
+    pub async fn wait(mut self, kill: Arc<Notify>) -> MicrovmEnd {
+        let status = loop {
+            tokio::select! {
+                status = self.child.wait() => break status,
+                () = kill.notified() => self.kill(),
+            }
+        };
+        // The pipes end with the process, and are waited for no longer than that takes.
+        let stderr = timeout(PIPE_GRACE, self.stderr).await.map(Result::unwrap_or_default);
+        let marks = timeout(PIPE_GRACE, self.marks).await.map(Result::unwrap_or_default);
+        end(status.ok(), &stderr.unwrap_or_default(), marks.unwrap_or_default())
+    }
+}
+
+fn end(status: Option<ExitStatus>, stderr: &[u8], marks: Vec<Mark>) -> MicrovmEnd {
+    use std::os::unix::process::ExitStatusExt;
+    MicrovmEnd {
+        code: status.and_then(|status| status.code()),
+        signal: status.and_then(|status| status.signal()),
+        reason: last_line(stderr),
+        marks,
+    }
+}
+
+fn arguments(spec: &MicrovmSpec) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = Vec::new();
+    let mut option = |name: &str, value: &Path| {
+        arguments.push(name.into());
+        arguments.push(value.into());
+    };
+    option("--kernel", &spec.kernel);
+    option("--initrd", &spec.initrd);
+    for (name, value) in [
+        ("--vcpus", spec.vcpus.to_string()),
+        ("--memory-mib", spec.memory_mib.to_string()),
+        ("--parent", std::process::id().to_string()),
+    ] {
+        arguments.push(name.into());
+        arguments.push(value.into());
+    }
+    arguments
+}
+
+/// Descriptors on their way to a child.
+#[derive(Default)]
+struct Inherited {
+    mappings: Vec<FdMapping>,
+}
+
+impl Inherited {
+    /// Hands `parent_fd` on; gives the name that the child knows it by.
+    fn add(&mut self, parent_fd: OwnedFd) -> String {
+        let index = i32::try_from(self.mappings.len()).unwrap_or(i32::MAX);
+        let child_fd = FIRST_FD.saturating_add(index);
+        self.mappings.push(FdMapping { parent_fd, child_fd });
+        format!("fd:{child_fd}")
+    }
+
+    fn map_into(self, command: &mut Command) -> std::io::Result<&mut Command> {
+        command.fd_mappings(self.mappings).map_err(std::io::Error::other)
+    }
+}
+
+/// Reads to the end and keeps the last bytes.
+async fn last_bytes(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let Some(mut stream) = stream else {
+        return Vec::new();
+    };
+    let mut kept = VecDeque::with_capacity(VMM_STDERR_MAX);
+    let mut buffer = [0; 1024];
+    while let Ok(len @ 1..) = stream.read(&mut buffer).await {
+        kept.extend(buffer.iter().take(len));
+        let excess = kept.len().saturating_sub(VMM_STDERR_MAX);
+        kept.drain(..excess);
+    }
+    kept.into()
+}
+
+fn last_line(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let line = line.strip_prefix("votive-vmm: ").unwrap_or(line);
+    line.chars().filter(|c| !c.is_control()).collect()
+}
+
+/// Reads marks to the end of the pipe; what is too long or too many is dropped.
+async fn read_marks(pipe: pipe::Receiver) -> Vec<Mark> {
+    let mut marks = Vec::new();
+    let mut lines = BufReader::new(pipe);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let limit = u64::try_from(MARK_LINE_MAX).unwrap_or(u64::MAX);
+        match (&mut lines).take(limit).read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return marks,
+            Ok(_) => {}
+        }
+        if marks.len() < MARKS_MAX {
+            marks.extend(parse_mark(&line));
+        }
+    }
+}
+
+fn parse_mark(line: &[u8]) -> Option<Mark> {
+    let text = std::str::from_utf8(line).ok()?;
+    let (name, nanoseconds) = text.trim_end().split_once(' ')?;
+    let at = Moment::from_nanoseconds(nanoseconds.parse().ok()?);
+    Some(Mark { name: name.to_owned(), at })
+}
