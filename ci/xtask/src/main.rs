@@ -8,9 +8,13 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::cache::Cache;
 use crate::progress::Progress;
 
+mod binaries;
 mod cache;
+mod cpio;
 mod debian;
 mod kernel;
+mod labimage;
+mod place;
 mod progress;
 mod rootfs;
 mod subprocess;
@@ -30,19 +34,25 @@ enum Verb {
         /// The part to build.
         part: Option<Part>,
     },
+    /// Run a command in the lab, with the current images in /votive.
+    Lab(place::LabArguments),
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// The guest kernel.
     Kernel,
     /// The runtime images and the demo's functions.
     Rootfs,
+    /// The machine that the lab boots.
+    Lab,
+    /// The VMM, PID 1 and the command line.
+    Binaries,
 }
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -50,19 +60,28 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(arguments: Arguments) -> Result<ExitCode> {
     let progress = Progress::new();
     match arguments.verb {
-        Verb::Image { part } => {
-            let cache = Cache::open()?;
-            let wanted = |p: Part| part.is_none_or(|only| only as u8 == p as u8);
-            if wanted(Part::Kernel) {
-                kernel::build(&cache, &progress)?;
-            }
-            if wanted(Part::Rootfs) {
-                rootfs::build(&cache, &progress)?;
-            }
-            Ok(())
-        }
+        Verb::Image { part } => image(part, &progress).map(|()| ExitCode::SUCCESS),
+        Verb::Lab(arguments) => place::lab(&arguments, &progress),
     }
+}
+
+fn image(part: Option<Part>, progress: &Progress) -> Result<()> {
+    let cache = Cache::open()?;
+    let wanted = |one: Part| part.is_none_or(|only| only == one);
+    if wanted(Part::Binaries) {
+        binaries::build(&cache, progress)?;
+    }
+    if wanted(Part::Kernel) {
+        kernel::build(&cache, progress)?;
+    }
+    if wanted(Part::Rootfs) {
+        rootfs::build(&cache, progress)?;
+    }
+    if wanted(Part::Lab) {
+        labimage::build(&cache, progress)?;
+    }
+    Ok(())
 }

@@ -1,0 +1,98 @@
+//! Where programs that need KVM guests run: in the lab, or straight on this host.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use votive_lab::{Job, Lab, Stream};
+
+use crate::cache::Cache;
+use crate::labimage;
+use crate::progress::Progress;
+
+/// Where the images are in L1.
+pub(crate) const LAB_IMAGES: &str = "/votive";
+
+/// What in the cache's current folder is for guests and what drives them: the rest is the lab's own.
+const HOME_ENTRIES: &[&str] = &["vmlinux", "init.cpio", "bin", "functions"];
+
+/// `cargo xtask lab`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LabArguments {
+    /// Count instructions: one nanosecond of the lab's clocks an instruction.
+    #[arg(long)]
+    exact: bool,
+    /// The longest the run may take, in seconds.
+    #[arg(long, default_value_t = 600)]
+    timeout: u64,
+    /// The lab's memory in MiB.
+    #[arg(long, default_value_t = 4096)]
+    memory_mib: u32,
+    /// A file or folder of this host to take along, as HOST=PATH-IN-THE-LAB.
+    #[arg(long = "file", value_parser = parse_file)]
+    files: Vec<(PathBuf, PathBuf)>,
+    /// A variable for the command's environment, as NAME=VALUE.
+    #[arg(long = "env", value_parser = parse_variable)]
+    env: Vec<(String, String)>,
+    /// The command.
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+/// Runs one command in the lab and ends as it did.
+pub(crate) fn lab(arguments: &LabArguments, progress: &Progress) -> Result<ExitCode> {
+    let cache = Cache::open()?;
+    let lab = open_lab(&cache, progress)?;
+    let mut job = with_images(Job::new(arguments.command.clone()), &cache)?;
+    job.exact = arguments.exact;
+    job.memory_mib = arguments.memory_mib;
+    job.timeout = Duration::from_secs(arguments.timeout);
+    job.files.extend(arguments.files.iter().cloned());
+    job.env.extend(arguments.env.iter().cloned());
+    let outcome = lab.run(&job, &mut pass_on)?;
+    Ok(ExitCode::from(u8::try_from(outcome.exit).unwrap_or(u8::MAX)))
+}
+
+/// The lab, built if need be.
+pub(crate) fn open_lab(cache: &Cache, progress: &Progress) -> Result<Lab> {
+    Ok(Lab {
+        images: labimage::build(cache, progress)?,
+        scratch: cache.root().join("tmp"),
+        logs: cache.root().join("logs"),
+    })
+}
+
+/// Adds the current images to a job, under [`LAB_IMAGES`], and says so in its environment.
+pub(crate) fn with_images(mut job: Job, cache: &Cache) -> Result<Job> {
+    for item in std::fs::read_dir(cache.current())? {
+        let name = item?.file_name().to_string_lossy().into_owned();
+        if HOME_ENTRIES.contains(&name.as_str()) || name.ends_with(".erofs") {
+            job = job.file(cache.current().join(&name), format!("{LAB_IMAGES}/{name}"));
+        }
+    }
+    Ok(job.env("VOTIVE_IMAGES", LAB_IMAGES))
+}
+
+/// Shows what a command in the lab writes, as it comes.
+pub(crate) fn pass_on(stream: Stream, bytes: &[u8]) {
+    // Nobody reads on: then there is nobody to tell, either.
+    let _ = match stream {
+        Stream::Stdout => {
+            let mut out = std::io::stdout().lock();
+            out.write_all(bytes).and_then(|()| out.flush())
+        }
+        Stream::Stderr => std::io::stderr().lock().write_all(bytes),
+    };
+}
+
+fn parse_file(text: &str) -> Result<(PathBuf, PathBuf), String> {
+    let (host, inside) = text.split_once('=').ok_or("expected HOST=PATH-IN-THE-LAB")?;
+    Ok((host.into(), inside.into()))
+}
+
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
