@@ -184,8 +184,7 @@ fn doctor_command(arguments: &DoctorArguments) -> u8 {
         Err(error) => return fail(&error),
     };
     let diagnosis = doctor::diagnose(&images);
-    let text =
-        if arguments.json { diagnosis.to_json().to_string() } else { diagnosis.to_text() };
+    let text = if arguments.json { diagnosis.to_json().to_string() } else { diagnosis.to_text() };
     if print(text.as_bytes()).is_err() || !diagnosis.kind.can_run_guests() {
         return EXIT_FAILURE;
     }

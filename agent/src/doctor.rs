@@ -172,9 +172,10 @@ pub fn judge(probe: &Probe, cpuinfo: &str) -> (KvmKind, String) {
             let reason = format!("this KVM emulates guest kernel code (PVM or the like): {took}");
             (KvmKind::Emulated, reason)
         }
-        Some("native") if is_guest(cpuinfo) => {
-            (KvmKind::Nested, format!("nested virtualization: {took}, on a processor that is virtual"))
-        }
+        Some("native") if is_guest(cpuinfo) => (
+            KvmKind::Nested,
+            format!("nested virtualization: {took}, on a processor that is virtual"),
+        ),
         Some("native") => (KvmKind::Hardware, format!("hardware virtualization: {took}")),
         Some(_) | None => {
             let error = line.split_once("error=").map_or(line.as_str(), |(_, error)| error);
@@ -201,7 +202,9 @@ fn kvm_finding(kind: KvmKind, reason: &str) -> Finding {
             "use a host with VMX or SVM, or a virtual machine with nested virtualization; \
              here, cargo xtask demo and test run in the lab",
         ),
-        KvmKind::NoPermission => Some("run as root, or join the group of /dev/kvm: usermod -aG kvm $USER"),
+        KvmKind::NoPermission => {
+            Some("run as root, or join the group of /dev/kvm: usermod -aG kvm $USER")
+        }
         KvmKind::Absent => Some(
             "load kvm_intel or kvm_amd (modprobe), and switch virtualization on in the firmware \
              or, on a virtual machine, nested virtualization",
@@ -241,12 +244,9 @@ fn mkfs_finding() -> Finding {
         .map(|folder| folder.join("mkfs.erofs"))
         .find(|file| file.is_file());
     match found {
-        Some(file) => Finding {
-            subject: "mkfs.erofs",
-            ok: true,
-            text: file.display().to_string(),
-            fix: None,
-        },
+        Some(file) => {
+            Finding { subject: "mkfs.erofs", ok: true, text: file.display().to_string(), fix: None }
+        }
         None => Finding {
             subject: "mkfs.erofs",
             ok: false,
@@ -283,7 +283,9 @@ fn cgroup_finding() -> Finding {
         Ok(controllers) => (true, format!("version 2: {}", controllers.trim()), None),
         Err(_) => (
             false,
-            String::from("version 2 is not mounted at /sys/fs/cgroup; microVMs are not capped by it"),
+            String::from(
+                "version 2 is not mounted at /sys/fs/cgroup; microVMs are not capped by it",
+            ),
             Some(String::from("boot with systemd.unified_cgroup_hierarchy=1")),
         ),
     };

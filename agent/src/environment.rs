@@ -22,9 +22,7 @@ use votive_protocol::{InvocationId, PhaseName, ResetReason, RuntimeErrorScope, R
 use crate::clock::Moment;
 use crate::event::{Action, Event, GoneReason, GuestEvent, InitReport};
 use crate::invocation::{Ending, FunctionError, Invocation, InvocationSpec, Step, complete};
-use crate::limits::{
-    BOOT_TIMEOUT, KILL_TIMEOUT, LOST_LINK_GRACE, RESET_TIMEOUT, SHUTDOWN_TIMEOUT,
-};
+use crate::limits::{BOOT_TIMEOUT, KILL_TIMEOUT, LOST_LINK_GRACE, RESET_TIMEOUT, SHUTDOWN_TIMEOUT};
 
 #[cfg(test)]
 mod tests;
@@ -227,12 +225,8 @@ impl Environment {
             }
             GuestEvent::RuntimeError { scope: RuntimeErrorScope::Init, error_type, .. } => {
                 self.state = State::Resetting { deadline: now + RESET_TIMEOUT };
-                let report = InitReport {
-                    duration,
-                    inside_invocation: false,
-                    timed_out: false,
-                    error_type,
-                };
+                let report =
+                    InitReport { duration, inside_invocation: false, timed_out: false, error_type };
                 vec![Action::InitFailed(report), Action::Reset(ResetReason::Failure)]
             }
             GuestEvent::RuntimeExited(exited) => {
@@ -457,8 +451,7 @@ impl Environment {
 }
 
 fn exit_error_type(exited: RuntimeExited) -> String {
-    let error_type =
-        if exited.out_of_memory { "Runtime.OutOfMemory" } else { "Runtime.ExitError" };
+    let error_type = if exited.out_of_memory { "Runtime.OutOfMemory" } else { "Runtime.ExitError" };
     error_type.to_owned()
 }
 

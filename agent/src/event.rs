@@ -64,11 +64,9 @@ impl From<GuestFrame<'_>> for GuestEvent {
             GuestFrame::Done(body) => Self::Done(body),
             GuestFrame::RuntimeExited(body) => Self::RuntimeExited(body),
             GuestFrame::Log(stream, bytes) => Self::Log(stream, bytes.to_vec()),
-            GuestFrame::Fault(body) => Self::Fault {
-                code: body.code,
-                errno: body.errno,
-                detail: body.detail.to_owned(),
-            },
+            GuestFrame::Fault(body) => {
+                Self::Fault { code: body.code, errno: body.errno, detail: body.detail.to_owned() }
+            }
         }
     }
 }

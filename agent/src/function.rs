@@ -89,7 +89,10 @@ impl FunctionSpec {
             return Err(FunctionError::Timeout { field: "timeout", value: self.timeout_s });
         }
         if !(1..=TIMEOUT_MAX_S).contains(&self.init_timeout_s) {
-            return Err(FunctionError::Timeout { field: "init timeout", value: self.init_timeout_s });
+            return Err(FunctionError::Timeout {
+                field: "init timeout",
+                value: self.init_timeout_s,
+            });
         }
         check_environment(&self.environment)?;
         Ok(Function { spec: self })

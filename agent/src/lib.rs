@@ -8,8 +8,8 @@
 
 #![forbid(unsafe_code)]
 
-pub mod clock;
 pub mod cli;
+pub mod clock;
 pub mod cold_start;
 pub mod doctor;
 pub mod environment;

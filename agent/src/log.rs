@@ -74,12 +74,7 @@ fn index(stream: LogStream) -> usize {
 
 /// A line that a function wrote, as its log shows it.
 #[must_use]
-pub fn function_line(
-    stream: LogStream,
-    line: &[u8],
-    format: LogFormat,
-    time: Duration,
-) -> Vec<u8> {
+pub fn function_line(stream: LogStream, line: &[u8], format: LogFormat, time: Duration) -> Vec<u8> {
     match format {
         LogFormat::Text => line.to_vec(),
         LogFormat::Json => {

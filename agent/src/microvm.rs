@@ -165,8 +165,7 @@ impl Microvm {
 
         let at = Moment::now();
         let spawned = inherited.map_into(&mut command).and_then(|command| command.spawn());
-        let mut child =
-            spawned.map_err(|source| MicrovmError::Spawn { vmm: spec.vmm, source })?;
+        let mut child = spawned.map_err(|source| MicrovmError::Spawn { vmm: spec.vmm, source })?;
         let stderr = child.stderr.take();
         let microvm = Self {
             child,

@@ -202,10 +202,8 @@ fn create_console(folder: &Path) -> Result<File, RunError> {
 
 /// Makes an image of a ZIP, whose name is gone before anything uses it.
 fn pack(zip: &Path) -> Result<File, RunError> {
-    let folder = tempfile::Builder::new()
-        .prefix("votive-")
-        .tempdir()
-        .map_err(RunError::Temporary)?;
+    let folder =
+        tempfile::Builder::new().prefix("votive-").tempdir().map_err(RunError::Temporary)?;
     let image = folder.path().join("code.erofs");
     let limits = votive_artifact::Limits::default();
     let summary = votive_artifact::optimise_zip(zip, &image, &limits)

@@ -31,6 +31,7 @@ pub(crate) fn main() -> ExitCode {
     let vsock = after("--vsock");
     let fd = vsock.rsplit_once("1024:").unwrap().1;
     let stream = UnixStream::from(inherited(fd));
+    stream.set_nonblocking(false).unwrap();
     Guest { stream, handler: String::new(), body: vec![0; BODY_MAX] }.serve()
 }
 
