@@ -1,1 +1,35 @@
-//! TBD
+//! votive-vmm: one process, one microVM, on KVM.
+//!
+//! The way of a microVM reads top to bottom in [`boot`]:
+//! arguments -> [`spec::VmSpec`] -> [`spec::ValidSpec`] -> [`boot::boot`] -> [`machine::Machine`] ->
+//! [`exit::ExitReason`] -> exit code. Nothing is opened before the whole spec has been validated, no
+//! guest instruction runs before the whole machine has been made, and nothing that the guest
+//! does is trusted.
+
+pub mod limits;
+pub mod spec;
+
+pub mod boot;
+pub mod exit;
+pub mod machine;
+pub mod parent;
+pub mod probe;
+pub mod signals;
+
+pub mod descriptor;
+pub mod layout;
+pub mod memory;
+
+pub mod bootparams;
+pub mod kernel;
+pub mod mptable;
+
+pub mod cpuid;
+pub mod kvm;
+pub mod registers;
+pub mod vcpu;
+
+pub mod bus;
+pub mod console;
+pub mod marks;
+pub mod virtio;

@@ -1,2 +1,62 @@
-//! TBD
-fn main() {}
+//! The program: arguments to spec, spec to machine, machine to exit code. One line on standard error says why.
+
+use std::error::Error;
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use votive_vmm::boot::boot;
+use votive_vmm::marks::monotonic_ns;
+use votive_vmm::spec::{HELP, Request, ValidSpec, VmSpec};
+
+const SETUP_FAILED: u8 = 1;
+const WRONG_SPEC: u8 = 2;
+
+fn main() -> ExitCode {
+    let start_ns = monotonic_ns();
+    let request = VmSpec::read(std::env::args_os().skip(1));
+    let spec = match request {
+        Ok(Request::Help) => return print(HELP),
+        Ok(Request::Version) => {
+            return print(concat!("votive-vmm ", env!("CARGO_PKG_VERSION"), "\n"));
+        }
+        Ok(Request::Run(spec)) => spec.validate(),
+        Err(error) => Err(error),
+    };
+    match spec {
+        Ok(spec) => run(spec, start_ns),
+        Err(error) => end(&chain(&error), WRONG_SPEC),
+    }
+}
+
+fn run(spec: ValidSpec, start_ns: u64) -> ExitCode {
+    let mut machine = match boot(spec, start_ns) {
+        Ok(machine) => machine,
+        Err(error) => return end(&chain(&error), SETUP_FAILED),
+    };
+    match machine.run() {
+        Ok(reason) => end(&reason.to_string(), reason.code()),
+        Err(error) => end(&chain(&error), SETUP_FAILED),
+    }
+}
+
+/// An error and all its causes on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a String cannot fail.
+        let _ = write!(line, ": {error}");
+        cause = error.source();
+    }
+    line
+}
+
+fn end(reason: &str, code: u8) -> ExitCode {
+    eprintln!("votive-vmm: {reason}");
+    ExitCode::from(code)
+}
+
+fn print(text: &str) -> ExitCode {
+    print!("{text}");
+    ExitCode::SUCCESS
+}

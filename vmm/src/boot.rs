@@ -1,0 +1,275 @@
+//! The way of a microVM from its validated spec to a machine that is ready to run, top to bottom.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::bootparams::{self, BootParamsError};
+use crate::bus::Bus;
+use crate::console::{self, Console, ConsoleError};
+use crate::descriptor::{Access, FileRef, adopt};
+use crate::exit::{Exit, ExitReason};
+use crate::kernel::{self, KernelError};
+use crate::kvm::{KvmError, Ready, Vm};
+use crate::layout::{EBDA, SERIAL_GSI, gsi, mmio_address};
+use crate::machine::{Machine, MachineError, Subscriber};
+use crate::marks::Marks;
+use crate::memory::{GuestRam, MemoryError};
+use crate::mptable;
+use crate::registers::{self, RegistersError};
+use crate::signals::{self, Signals};
+use crate::spec::{ValidSpec, VsockSpec};
+use crate::vcpu::Vcpu;
+use crate::virtio::block::{Block, BlockError, BlockSpec};
+use crate::virtio::rng::Rng;
+use crate::virtio::vsock::{self, Vsock, VsockError};
+use crate::virtio::{
+    DeviceSubscriber, MmioDevice, MmioError, QUEUE_NOTIFY, VirtioDevice, WorkerError, spawn_worker,
+};
+
+/// Why there is no machine.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A file of the spec.
+    #[error("cannot open {field} {name}")]
+    Open {
+        /// The option that names it.
+        field: &'static str,
+        /// Its name.
+        name: String,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// Signals.
+    #[error("cannot take signals as events")]
+    Signals(#[source] io::Error),
+    /// The event that ends the machine.
+    #[error("cannot make the machine's exit")]
+    Exit(#[source] io::Error),
+    /// KVM.
+    #[error("cannot make the virtual machine")]
+    Kvm(#[from] KvmError),
+    /// Guest memory.
+    #[error("cannot make guest memory")]
+    Memory(#[from] MemoryError),
+    /// The kernel.
+    #[error("cannot load the kernel")]
+    Kernel(#[from] KernelError),
+    /// What the kernel is told.
+    #[error("cannot tell the kernel how to boot")]
+    BootParams(#[from] BootParamsError),
+    /// The console.
+    #[error("cannot make the console")]
+    Console(#[from] ConsoleError),
+    /// A disk's file.
+    #[error("cannot use disk {index}")]
+    Disk {
+        /// Its place on the command line, from 0.
+        index: usize,
+        /// Why not.
+        source: BlockError,
+    },
+    /// The vsock device.
+    #[error("cannot make the vsock device")]
+    Vsock(#[from] VsockError),
+    /// A device's registers.
+    #[error("cannot attach device {index}")]
+    Attach {
+        /// Its window.
+        index: usize,
+        /// Why not.
+        source: MmioError,
+    },
+    /// A device's thread.
+    #[error("cannot start the worker of device {index}")]
+    Worker {
+        /// Its window.
+        index: usize,
+        /// Why not.
+        source: WorkerError,
+    },
+    /// vCPU state.
+    #[error("cannot set up the vcpus")]
+    Registers(#[from] RegistersError),
+    /// The main loop.
+    #[error("cannot make the main loop")]
+    Machine(#[from] MachineError),
+}
+
+/// Makes the machine that `spec` describes; `start_ns` is when this process began.
+///
+/// The virtual machine comes before everything large, and its memory before everything on its I/O
+/// bus: [`crate::kvm`] says why.
+///
+/// # Errors
+/// The first step that failed.
+pub fn boot(spec: ValidSpec, start_ns: u64) -> Result<Machine, BootError> {
+    let signals = Signals::take().map_err(BootError::Signals)?;
+    signals::explain_lost_pages().map_err(BootError::Signals)?;
+    let exit = Arc::new(Exit::new().map_err(BootError::Exit)?);
+    let files = Files::open(spec)?;
+
+    let (vm, host) = Vm::create()?;
+    let ram = GuestRam::map(files.memory_bytes)?;
+    let vm = vm.map(&ram)?.create_irqchip()?;
+    let (mut vm, vcpus) = vm.create_vcpus(files.vcpus)?;
+
+    let kernel = kernel::load(&files.kernel, &ram)?;
+    let initrd = files.initrd.as_ref();
+    let initrd =
+        initrd.map(|file| bootparams::load_initrd(file, &ram, kernel.end())).transpose()?;
+    let marks = Marks::new(start_ns, files.marks);
+    let attached = attach_all(&mut vm, &ram, &exit, files.devices)?;
+    let cmdline = cmdline(attached.console.is_some(), attached.windows.len(), &files.cmdline);
+    bootparams::write(&ram, &cmdline, initrd)?;
+    ram.write(EBDA, &mptable::table(files.vcpus))?;
+    registers::configure(&vcpus, &host, &ram, kernel.entry)?;
+
+    let bus = Arc::new(Bus::new(marks, attached.console, attached.windows));
+    let vcpu = |(index, fd)| Vcpu::new(index, fd, Arc::clone(&bus), Arc::clone(&exit));
+    let vcpus = (0..).zip(vcpus).map(vcpu).collect();
+    let machine = Machine::new(vm, vcpus, Arc::clone(&bus), exit, signals, attached.subscribers)?;
+    bus.marks().machine();
+    Ok(machine)
+}
+
+/// Everything that the spec names, opened.
+struct Files {
+    kernel: File,
+    initrd: Option<File>,
+    marks: Option<File>,
+    vcpus: u8,
+    memory_bytes: u64,
+    cmdline: String,
+    devices: DeviceFiles,
+}
+
+/// What devices are made of.
+struct DeviceFiles {
+    console: Option<File>,
+    disks: Vec<BlockSpec>,
+    vsock: Option<vsock::VsockSpec>,
+    rng: bool,
+}
+
+impl Files {
+    fn open(spec: ValidSpec) -> Result<Self, BootError> {
+        let optional = |field, file: Option<FileRef>, access| {
+            file.map(|file| open(field, &file, access)).transpose()
+        };
+        let kernel = open("kernel", &spec.kernel, Access::Read)?;
+        let initrd = optional("initrd", spec.initrd, Access::Read)?;
+        let marks = optional("marks", spec.marks, Access::Append)?;
+        let disk = |(index, disk): (usize, crate::spec::DiskSpec)| {
+            let access = if disk.read_only { Access::Read } else { Access::ReadWrite };
+            open("disk", &disk.file, access).map(|file| BlockSpec {
+                file,
+                read_only: disk.read_only,
+                serial: format!("disk{index}"),
+            })
+        };
+        let devices = DeviceFiles {
+            console: spec.console.as_ref().map(console::open).transpose()?,
+            disks: spec.disks.into_iter().enumerate().map(disk).collect::<Result<_, _>>()?,
+            vsock: spec.vsock.map(open_vsock).transpose()?,
+            rng: spec.rng,
+        };
+        let (vcpus, memory_bytes, cmdline) = (spec.vcpus, spec.memory_bytes, spec.cmdline);
+        Ok(Self { kernel, initrd, marks, vcpus, memory_bytes, cmdline, devices })
+    }
+}
+
+fn open(field: &'static str, file: &FileRef, access: Access) -> Result<File, BootError> {
+    let failed = |source| BootError::Open { field, name: file.to_string(), source };
+    file.open(access).map_err(failed)
+}
+
+fn open_vsock(spec: VsockSpec) -> Result<vsock::VsockSpec, BootError> {
+    let port = |(port, fd)| match adopt(fd) {
+        Ok(file) => Ok((port, OwnedFd::from(file))),
+        Err(source) => {
+            Err(BootError::Open { field: "vsock port", name: format!("fd:{fd}"), source })
+        }
+    };
+    let ports = spec.ports.into_iter().map(port).collect::<Result<_, _>>()?;
+    let path: Option<PathBuf> = spec.path;
+    Ok(vsock::VsockSpec { guest_cid: spec.cid, path, ports })
+}
+
+/// The devices of a machine.
+struct Attached {
+    console: Option<Console>,
+    windows: Vec<Arc<MmioDevice>>,
+    subscribers: Vec<Subscriber>,
+}
+
+/// Makes the devices, disks first, and connects each to its interrupt line and its notifications.
+fn attach_all(
+    vm: &mut Vm<Ready>,
+    ram: &GuestRam,
+    exit: &Arc<Exit>,
+    files: DeviceFiles,
+) -> Result<Attached, BootError> {
+    let mut attached = Attached { console: None, windows: Vec::new(), subscribers: Vec::new() };
+    if let Some(file) = files.console {
+        let console = Console::new(file)?;
+        vm.connect_interrupt(console.interrupt(), SERIAL_GSI)?;
+        attached.console = Some(console);
+    }
+    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+    for (index, disk) in files.disks.into_iter().enumerate() {
+        let block = Block::new(disk).map_err(|source| BootError::Disk { index, source })?;
+        devices.push(Box::new(block));
+    }
+    let disks = devices.len();
+    if let Some(spec) = files.vsock {
+        devices.push(Box::new(Vsock::new(spec)?));
+    }
+    if files.rng {
+        devices.push(Box::new(Rng::new()));
+    }
+    for (index, device) in devices.into_iter().enumerate() {
+        let device = MmioDevice::new(device, Arc::clone(ram.shared()))
+            .map_err(|source| BootError::Attach { index, source })?;
+        vm.connect_interrupt(device.interrupt(), gsi(index))?;
+        attached.windows.push(device);
+    }
+    // I/O events last: each one makes KVM's I/O bus anew.
+    for (index, device) in attached.windows.iter().enumerate() {
+        vm.connect_notifier(device.notifier(), mmio_address(index) + QUEUE_NOTIFY)?;
+        if index < disks {
+            let exit = Arc::clone(exit);
+            let died = move |error: WorkerError| {
+                exit.end(ExitReason::WorkerDied { what: format!("disk {index}: {error}") });
+            };
+            spawn_worker(Arc::clone(device), died)
+                .map_err(|source| BootError::Worker { index, source })?;
+        } else {
+            attached.subscribers.push(Box::new(DeviceSubscriber::new(Arc::clone(device))));
+        }
+    }
+    Ok(attached)
+}
+
+/// The kernel's command line: what this machine needs, its devices, then `text`, which may end in
+/// arguments for PID 1.
+fn cmdline(console: bool, devices: usize, text: &str) -> String {
+    // A panic or a reset becomes a triple fault, at once.
+    let mut line = String::from("reboot=t panic=-1");
+    // Without a port there is nothing to look for.
+    line.push_str(if console { " console=ttyS0" } else { " 8250.nr_uarts=0" });
+    for index in 0..devices {
+        let (address, gsi) = (mmio_address(index), gsi(index));
+        line.push_str(&format!(" virtio_mmio.device=4K@{address:#x}:{gsi}"));
+    }
+    if !text.is_empty() {
+        line.push(' ');
+        line.push_str(text);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests;

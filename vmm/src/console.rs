@@ -1,0 +1,140 @@
+//! The serial console: a 16550 whose output goes to a file that never makes a vCPU wait.
+//!
+//! What the file does not take at once is dropped and counted, so a reader that stops reading costs
+//! output and nothing else.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::{Mutex, PoisonError};
+
+use vm_superio::serial::NoEvents;
+use vm_superio::{Serial, Trigger};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::descriptor::Access;
+use crate::spec::ConsoleSpec;
+
+/// Why there is no console.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsoleError {
+    /// Its file.
+    #[error("cannot open the console's output {name}")]
+    Open {
+        /// The file's name.
+        name: String,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// Its interrupt.
+    #[error("cannot make the console's interrupt")]
+    Interrupt(#[source] io::Error),
+}
+
+/// Opens where the console's output goes, so that no write to it waits.
+///
+/// # Errors
+/// When the file cannot be opened; a FIFO that nobody reads is one such.
+pub fn open(spec: &ConsoleSpec) -> Result<File, ConsoleError> {
+    let failed = |name: &dyn ToString| {
+        let name = name.to_string();
+        move |source| ConsoleError::Open { name, source }
+    };
+    match spec {
+        ConsoleSpec::Stdout => reopen(&io::stdout()).map_err(failed(&"stdout")),
+        ConsoleSpec::File(file) => file
+            .open(Access::AppendNonBlocking)
+            .and_then(|opened| match file {
+                crate::descriptor::FileRef::Fd(_) => reopen(&opened),
+                crate::descriptor::FileRef::Path(_) => Ok(opened),
+            })
+            .map_err(failed(file)),
+    }
+}
+
+/// A description of its own for an inherited file: `O_NONBLOCK` on the inherited one would change
+/// what its other owners see, a shell's terminal for example.
+fn reopen(file: &impl std::os::fd::AsRawFd) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// The serial port's interrupt line.
+#[derive(Debug)]
+pub struct Line(EventFd);
+
+impl Trigger for Line {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// Output that is dropped when it cannot be taken.
+#[derive(Debug)]
+pub struct Output<W> {
+    file: W,
+    dropped_bytes: u64,
+}
+
+impl<W: Write> Write for Output<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes).unwrap_or(0);
+        self.dropped_bytes += (bytes.len() - written) as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The serial port, shared by all vCPUs.
+#[derive(Debug)]
+pub struct Console<W: Write = File> {
+    serial: Mutex<Serial<Line, NoEvents, Output<W>>>,
+    interrupt: EventFd,
+}
+
+impl<W: Write> Console<W> {
+    /// A serial port that writes to `file`.
+    ///
+    /// # Errors
+    /// When the kernel gives no eventfd.
+    pub fn new(file: W) -> Result<Self, ConsoleError> {
+        let interrupt = EventFd::new(EFD_NONBLOCK).map_err(ConsoleError::Interrupt)?;
+        let line = Line(interrupt.try_clone().map_err(ConsoleError::Interrupt)?);
+        let serial = Mutex::new(Serial::new(line, Output { file, dropped_bytes: 0 }));
+        Ok(Self { serial, interrupt })
+    }
+
+    /// What raises the serial port's interrupt line.
+    #[must_use]
+    pub fn interrupt(&self) -> &EventFd {
+        &self.interrupt
+    }
+
+    /// Bytes that the output did not take.
+    #[must_use]
+    pub fn dropped_bytes(&self) -> u64 {
+        let serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+        serial.writer().dropped_bytes
+    }
+
+    /// The guest reads the register at `offset`.
+    pub fn read(&self, offset: u8) -> u8 {
+        self.serial.lock().unwrap_or_else(PoisonError::into_inner).read(offset)
+    }
+
+    /// The guest writes the register at `offset`.
+    pub fn write(&self, offset: u8, value: u8) {
+        let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+        // The only errors are a full loopback buffer, which the guest made, and an interrupt line
+        // that is raised already.
+        let _ = serial.write(offset, value);
+    }
+}
+
+#[cfg(test)]
+mod tests;

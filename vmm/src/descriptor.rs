@@ -1,0 +1,80 @@
+//! Files given by path or as inherited descriptors (`fd:N`).
+#![expect(unsafe_code, reason = "taking over an inherited descriptor")]
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{FromRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+/// A file that has not been opened: a path, or the number of an inherited descriptor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileRef {
+    /// A path on the host.
+    Path(PathBuf),
+    /// An inherited descriptor.
+    Fd(RawFd),
+}
+
+/// How a file is opened. An inherited descriptor is taken as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// For reading.
+    Read,
+    /// For reading and writing.
+    ReadWrite,
+    /// For appending, made when it does not exist.
+    Append,
+    /// As `Append`, and no write to it ever waits.
+    AppendNonBlocking,
+}
+
+impl FileRef {
+    /// Opens the path, or takes over the descriptor.
+    ///
+    /// Must be called at most once for each descriptor; the validated spec names each only once.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn open(&self, access: Access) -> io::Result<File> {
+        match self {
+            Self::Path(path) => {
+                let mut options = OpenOptions::new();
+                match access {
+                    Access::Read => options.read(true),
+                    Access::ReadWrite => options.read(true).write(true),
+                    Access::Append => options.append(true).create(true),
+                    Access::AppendNonBlocking => {
+                        options.append(true).create(true).custom_flags(libc::O_NONBLOCK)
+                    }
+                };
+                options.open(path)
+            }
+            Self::Fd(fd) => adopt(*fd),
+        }
+    }
+}
+
+/// Takes over the inherited descriptor `fd`, once it is known to be open.
+///
+/// # Errors
+/// `EBADF` when it is not open.
+pub fn adopt(fd: RawFd) -> io::Result<File> {
+    // SAFETY: F_GETFD takes no pointer; a number that is no open descriptor gives EBADF.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, and the validated spec names each descriptor once, none of
+    // them a standard stream, so that nothing else in this process owns it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+impl fmt::Display for FileRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Fd(fd) => write!(f, "fd:{fd}"),
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Guest memory: one anonymous private mapping, with files placed into it without copying.
+//!
+//! The mapping is as large as the guest's memory and costs nothing until the guest touches it. A
+//! file's whole pages are *mapped* over it (`MAP_PRIVATE`): the guest sees the file's bytes and
+//! writes to copies of its own, and all microVMs share the page cache's pages until then. Only the
+//! ragged ends, where a page is not wholly the file's, are copied.
+//!
+//! What holding a [`GuestRam`] proves: its ranges are mapped for as long as the process lives. What
+//! it does not: that a byte in it stays the same between two reads; the guest runs. Hence nothing
+//! makes references into it; bytes go in and out by value, through vm-memory.
+#![expect(unsafe_code, reason = "mapping guest memory and files over it")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::ptr::null_mut;
+use std::sync::Arc;
+
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion,
+};
+
+use crate::layout::{HIGH_RAM, IDENTITY_MAPPED_END, LOW_RAM_END, RAM_ABOVE_4G};
+
+/// Guest memory as devices see it.
+pub type SharedRam = Arc<GuestMemoryMmap<()>>;
+
+const PAGE: u64 = 4096;
+/// Alignment at which the host can back guest memory with huge pages.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Why guest memory could not be made or filled.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The mapping itself.
+    #[error("cannot map {bytes} bytes of guest memory")]
+    Map {
+        /// Size asked for.
+        bytes: usize,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// vm-memory refused the ranges.
+    #[error("guest memory ranges do not fit together")]
+    Ranges,
+    /// Bytes outside guest memory.
+    #[error("no guest memory at {gpa:#x} for {bytes} bytes")]
+    Outside {
+        /// Guest physical address.
+        gpa: u64,
+        /// Number of bytes.
+        bytes: u64,
+    },
+    /// A file over guest memory.
+    #[error("cannot map {bytes} bytes of a file at {gpa:#x}")]
+    MapFile {
+        /// Guest physical address.
+        gpa: u64,
+        /// Number of bytes.
+        bytes: u64,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// A file's ragged end.
+    #[error("cannot read {bytes} bytes of a file at offset {offset}")]
+    ReadFile {
+        /// Where in the file.
+        offset: u64,
+        /// Number of bytes.
+        bytes: u64,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+}
+
+/// The guest's memory.
+#[derive(Debug)]
+pub struct GuestRam {
+    shared: SharedRam,
+    bytes: u64,
+}
+
+/// The guest physical ranges of `bytes` of memory: (first address, size), one or two.
+#[must_use]
+pub fn ranges(bytes: u64) -> Vec<(u64, u64)> {
+    let low = bytes.min(LOW_RAM_END);
+    let mut ranges = vec![(0, low)];
+    if bytes > low {
+        ranges.push((RAM_ABOVE_4G, bytes - low));
+    }
+    ranges
+}
+
+/// What a kernel of a guest with `bytes` of memory may be loaded into: above the first MiB, and
+/// mapped by the page tables of the first instructions.
+#[must_use]
+pub fn kernel_range(bytes: u64) -> std::ops::Range<u64> {
+    HIGH_RAM..bytes.min(IDENTITY_MAPPED_END)
+}
+
+impl GuestRam {
+    /// Maps `bytes` of guest memory, which must be a multiple of 1 MiB.
+    ///
+    /// # Errors
+    /// When the address space or the operating system refuses.
+    pub fn map(bytes: u64) -> Result<Self, MemoryError> {
+        let base = reserve(bytes as usize)?;
+        let mut offset = 0;
+        let mut regions = Vec::new();
+        for (gpa, size) in ranges(bytes) {
+            let size = size as usize;
+            let host = base.wrapping_add(offset);
+            // SAFETY: `reserve` mapped `bytes` from `base`, the ranges' sizes add up to `bytes`, and
+            // nothing ever unmaps them.
+            let mapping = unsafe { MmapRegion::<()>::build_raw(host, size, PROTECTION, FLAGS) };
+            let mapping = mapping.map_err(|_| MemoryError::Ranges)?;
+            let region = GuestRegionMmap::new(mapping, GuestAddress(gpa));
+            regions.push(region.ok_or(MemoryError::Ranges)?);
+            offset += size;
+        }
+        let memory = GuestMemoryMmap::from_regions(regions).map_err(|_| MemoryError::Ranges)?;
+        Ok(Self { shared: Arc::new(memory), bytes })
+    }
+
+    /// The memory as devices see it.
+    #[must_use]
+    pub fn shared(&self) -> &SharedRam {
+        &self.shared
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// KVM's view: (guest physical address, size, host address) of each range.
+    #[must_use]
+    pub fn slots(&self) -> Vec<(u64, u64, u64)> {
+        let slot = |region: &GuestRegionMmap<()>| {
+            (region.start_addr().0, region.len(), region.as_ptr() as u64)
+        };
+        self.shared.iter().map(slot).collect()
+    }
+
+    /// Copies `bytes` to `gpa`.
+    ///
+    /// # Errors
+    /// When they do not lie in guest memory.
+    pub fn write(&self, gpa: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        self.shared
+            .write_slice(bytes, GuestAddress(gpa))
+            .map_err(|_| MemoryError::Outside { gpa, bytes: bytes.len() as u64 })
+    }
+
+    /// Makes `bytes` of `file` from `offset` on appear at `gpa`: mapped where both share a page
+    /// boundary, copied elsewhere.
+    ///
+    /// # Errors
+    /// When the range is outside guest memory, or the file cannot be mapped or read.
+    pub fn place(&self, file: &File, offset: u64, gpa: u64, bytes: u64) -> Result<(), MemoryError> {
+        let outside = MemoryError::Outside { gpa, bytes };
+        let Some(end) = gpa.checked_add(bytes) else { return Err(outside) };
+        if !self.shared.check_range(GuestAddress(gpa), bytes as usize) {
+            return Err(outside);
+        }
+        let first_page = gpa.next_multiple_of(PAGE);
+        let last_page = end / PAGE * PAGE;
+        if gpa % PAGE != offset % PAGE || first_page >= last_page {
+            return self.copy(file, offset, gpa, bytes);
+        }
+        let (head, whole) = (first_page - gpa, last_page - first_page);
+        self.copy(file, offset, gpa, head)?;
+        self.map_file(file, offset + head, first_page, whole)?;
+        self.copy(file, offset + head + whole, last_page, end - last_page)
+    }
+
+    /// Copies part of a file, a page at a time.
+    fn copy(&self, file: &File, offset: u64, gpa: u64, bytes: u64) -> Result<(), MemoryError> {
+        let mut page = [0_u8; PAGE as usize];
+        let mut done = 0;
+        while done < bytes {
+            let size = PAGE.min(bytes - done);
+            let piece = &mut page[..size as usize];
+            file.read_exact_at(piece, offset + done).map_err(|source| MemoryError::ReadFile {
+                offset: offset + done,
+                bytes: size,
+                source,
+            })?;
+            self.write(gpa + done, piece)?;
+            done += size;
+        }
+        Ok(())
+    }
+
+    /// Maps whole pages of a file over guest memory. Bounds and alignment have been checked.
+    fn map_file(&self, file: &File, offset: u64, gpa: u64, bytes: u64) -> Result<(), MemoryError> {
+        let failed = |source| MemoryError::MapFile { gpa, bytes, source };
+        let host = self
+            .shared
+            .get_slice(GuestAddress(gpa), bytes as usize)
+            .map_err(|_| MemoryError::Outside { gpa, bytes })?
+            .ptr_guard_mut();
+        let offset =
+            i64::try_from(offset).map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
+        let fd = file.as_raw_fd();
+        let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        // SAFETY: the slice shows that `bytes` from `host` on are guest memory, which is this
+        // process's own mapping that no Rust reference points into; MAP_FIXED replaces just that.
+        let mapped = unsafe {
+            libc::mmap(host.as_ptr().cast(), bytes as usize, PROTECTION, flags, fd, offset)
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(failed(io::Error::last_os_error()));
+        }
+        Ok(())
+    }
+}
+
+const PROTECTION: i32 = libc::PROT_READ | libc::PROT_WRITE;
+const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+
+/// Maps `bytes` at an address that huge pages can back. What alignment leaves over at either end
+/// stays mapped and untouched, which costs address space only.
+fn reserve(bytes: usize) -> Result<*mut u8, MemoryError> {
+    let failed = |source| MemoryError::Map { bytes, source };
+    let size = bytes + HUGE_PAGE;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice.
+    let mapped = unsafe { libc::mmap(null_mut(), size, PROTECTION, FLAGS, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(failed(io::Error::last_os_error()));
+    }
+    let base = mapped.cast::<u8>();
+    let aligned = base.wrapping_add(base.align_offset(HUGE_PAGE));
+    // A payload must not end up in a core file. SAFETY: advice on the mapping just made.
+    if unsafe { libc::madvise(mapped, size, libc::MADV_DONTDUMP) } != 0 {
+        return Err(failed(io::Error::last_os_error()));
+    }
+    Ok(aligned)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,485 @@
+//! The spec of a microVM: its command line, read whole and validated whole before anything is opened.
+//!
+//! [`VmSpec`] holds the texts as they were given; [`ValidSpec`] holds what they mean, and nothing
+//! looks at the texts again. Every wrong value is refused with its field, itself and what is allowed.
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use crate::descriptor::FileRef;
+use crate::limits::{
+    MAX_CMDLINE_BYTES, MAX_DISKS, MAX_MEMORY_MIB, MAX_SOCKET_PATH_BYTES, MAX_VCPUS,
+    MAX_VSOCK_PORTS, MIN_MEMORY_MIB, SHOWN_VALUE_CHARS,
+};
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+votive-vmm: one process, one microVM, on KVM
+
+votive-vmm --kernel FILE --vcpus N --memory-mib N [options]
+
+  --kernel FILE        an uncompressed x86-64 vmlinux
+  --initrd FILE        the initial file system
+  --vcpus N            1 to 32
+  --memory-mib N       128 to 10752
+  --cmdline TEXT       added to the kernel's command line; may hold ` -- args` for PID 1
+  --disk path=FILE[,readonly]
+                       /dev/vda, /dev/vdb, ... in the order given; at most 8
+  --vsock cid=N[,path=SOCKET][,port=P:fd:M]...
+                       guest address N; host clients connect to SOCKET and write `CONNECT <port>`;
+                       port P of the host is the connected stream socket M, else the socket SOCKET_P
+  --rng, --no-rng      an entropy device (the default), or none
+  --console FILE       a serial port whose output goes to FILE, or to `stdout`
+  --marks FILE         where marks are added, one line each: `NAME MONOTONIC_NS`
+  --help, --version
+
+FILE may be `fd:N`, an inherited descriptor (N at least 3, each named once).
+
+Exit codes: 0 the guest powered off; 1 set-up failed; 2 the spec is wrong; 3 the guest was reset or
+stopped with a code; 4 a vCPU failed; 5 a device worker died; 128+N ended by signal N.
+";
+
+/// A microVM's spec as it was given: texts, nothing opened, nothing checked but their number.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct VmSpec {
+    /// `--kernel`.
+    pub kernel: Option<String>,
+    /// `--initrd`.
+    pub initrd: Option<String>,
+    /// `--vcpus`.
+    pub vcpus: Option<String>,
+    /// `--memory-mib`.
+    pub memory_mib: Option<String>,
+    /// `--cmdline`.
+    pub cmdline: Option<String>,
+    /// `--disk`, each.
+    pub disks: Vec<String>,
+    /// `--vsock`.
+    pub vsock: Option<String>,
+    /// `--rng` or `--no-rng`.
+    pub rng: Option<bool>,
+    /// `--console`.
+    pub console: Option<String>,
+    /// `--marks`.
+    pub marks: Option<String>,
+}
+
+/// What a command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Run this microVM.
+    Run(Box<VmSpec>),
+    /// Print the help.
+    Help,
+    /// Print the version.
+    Version,
+}
+
+/// A spec in which every value has been checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValidSpec {
+    /// The kernel, an uncompressed vmlinux.
+    pub kernel: FileRef,
+    /// The initial file system.
+    pub initrd: Option<FileRef>,
+    /// Number of vCPUs, 1 to [`MAX_VCPUS`].
+    pub vcpus: u8,
+    /// Guest memory in bytes, a multiple of 1 MiB.
+    pub memory_bytes: u64,
+    /// What follows the VMM's own part of the kernel command line.
+    pub cmdline: String,
+    /// The disks in the guest's order.
+    pub disks: Vec<DiskSpec>,
+    /// The vsock device.
+    pub vsock: Option<VsockSpec>,
+    /// Whether there is an entropy device.
+    pub rng: bool,
+    /// Where the serial console's output goes; without it there is no serial port.
+    pub console: Option<ConsoleSpec>,
+    /// Where marks go.
+    pub marks: Option<FileRef>,
+}
+
+/// One disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// Its backing file.
+    pub file: FileRef,
+    /// Whether the guest may only read it.
+    pub read_only: bool,
+}
+
+/// The vsock device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VsockSpec {
+    /// The guest's address, 3 to 2^32 - 2.
+    pub cid: u32,
+    /// The Unix socket that host clients connect to.
+    pub path: Option<PathBuf>,
+    /// Host ports that connected stream sockets answer: (port, descriptor).
+    pub ports: Vec<(u32, RawFd)>,
+}
+
+/// Where console output goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConsoleSpec {
+    /// This process's standard output.
+    Stdout,
+    /// A file.
+    File(FileRef),
+}
+
+/// Why a spec was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// No such option.
+    #[error("unknown option {option}; --help lists what is allowed")]
+    UnknownOption {
+        /// What was given.
+        option: String,
+    },
+    /// An argument that belongs to no option.
+    #[error("unexpected argument {value}; only options are allowed")]
+    UnexpectedArgument {
+        /// What was given.
+        value: String,
+    },
+    /// An option without its value, or a value where none is taken.
+    #[error("--{field}: {problem}")]
+    Usage {
+        /// The option.
+        field: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// An option that may stand once only.
+    #[error("--{field} is given twice; once is allowed")]
+    Duplicate {
+        /// The option.
+        field: &'static str,
+    },
+    /// An option that must be there.
+    #[error("--{field} is missing; allowed: {allowed}")]
+    Missing {
+        /// The option.
+        field: &'static str,
+        /// What it takes.
+        allowed: &'static str,
+    },
+    /// A value that is not allowed.
+    #[error("--{field}: {value} is not allowed; allowed: {allowed}")]
+    Value {
+        /// The option, with its part if it has parts.
+        field: &'static str,
+        /// What was given, escaped and cut short.
+        value: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+}
+
+const FILE_ALLOWED: &str = "a path, or fd:N with N from 3 to 1048575";
+const VCPUS_ALLOWED: &str = "1 to 32";
+const MEMORY_ALLOWED: &str = "128 to 10752";
+const CMDLINE_ALLOWED: &str = "printable ASCII, 1500 bytes at most";
+const DISK_ALLOWED: &str = "path=FILE[,readonly]";
+const DISKS_ALLOWED: &str = "at most 8 disks";
+const VSOCK_ALLOWED: &str = "cid=N[,path=SOCKET][,port=P:fd:M]...";
+const CID_ALLOWED: &str = "3 to 4294967294";
+const SOCKET_ALLOWED: &str = "a path of 1 to 96 bytes";
+const PORT_ALLOWED: &str = "P:fd:M with P from 0 to 4294967294, M from 3 to 1048575, each P once";
+const PORTS_ALLOWED: &str = "at most 16 ports";
+const CONSOLE_ALLOWED: &str = "stdout, a path, or fd:N with N from 3 to 1048575";
+const FD_ALLOWED: &str = "each descriptor once";
+
+/// Longest `--cmdline` in bytes: what the VMM's own part leaves of the kernel's limit.
+const MAX_CMDLINE_TEXT_BYTES: usize = 1500;
+const MAX_FD: RawFd = (1 << 20) - 1;
+
+// The texts above name these numbers.
+const _: () = assert!(MAX_VCPUS == 32 && MIN_MEMORY_MIB == 128 && MAX_MEMORY_MIB == 10_752);
+const _: () = assert!(MAX_DISKS == 8 && MAX_VSOCK_PORTS == 16 && MAX_SOCKET_PATH_BYTES == 96);
+const _: () = assert!(MAX_CMDLINE_TEXT_BYTES < MAX_CMDLINE_BYTES - 500);
+
+impl VmSpec {
+    /// Reads a command line, without the program's name.
+    ///
+    /// # Errors
+    /// Options that are unknown, twice there, or lack a value.
+    pub fn read<I>(arguments: I) -> Result<Request, SpecError>
+    where
+        I: IntoIterator<Item = OsString>,
+    {
+        let mut spec = Self::default();
+        let mut parser = lexopt::Parser::from_args(arguments);
+        while let Some(argument) = parser.next().map_err(refused)? {
+            let option = match argument {
+                lexopt::Arg::Long(name) => known(name)?,
+                lexopt::Arg::Short(letter) => {
+                    return Err(SpecError::UnknownOption { option: shown(&format!("-{letter}")) });
+                }
+                lexopt::Arg::Value(value) => {
+                    let value = shown(&value.to_string_lossy());
+                    return Err(SpecError::UnexpectedArgument { value });
+                }
+            };
+            match option {
+                "help" => return Ok(Request::Help),
+                "version" => return Ok(Request::Version),
+                "rng" => once(&mut spec.rng, true, "rng")?,
+                "no-rng" => once(&mut spec.rng, false, "no-rng")?,
+                "disk" => spec.disks.push(text(&mut parser, option)?),
+                _ => once(spec.slot(option), text(&mut parser, option)?, option)?,
+            }
+        }
+        Ok(Request::Run(Box::new(spec)))
+    }
+
+    /// The place of an option that takes one text.
+    fn slot(&mut self, option: &str) -> &mut Option<String> {
+        match option {
+            "kernel" => &mut self.kernel,
+            "initrd" => &mut self.initrd,
+            "vcpus" => &mut self.vcpus,
+            "memory-mib" => &mut self.memory_mib,
+            "cmdline" => &mut self.cmdline,
+            "vsock" => &mut self.vsock,
+            "console" => &mut self.console,
+            _ => &mut self.marks,
+        }
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first wrong value with its field and what is allowed.
+    pub fn validate(self) -> Result<ValidSpec, SpecError> {
+        let kernel = self
+            .kernel
+            .ok_or(SpecError::Missing { field: "kernel", allowed: FILE_ALLOWED })
+            .and_then(|text| file("kernel", &text, FILE_ALLOWED))?;
+        let initrd = self.initrd.map(|text| file("initrd", &text, FILE_ALLOWED)).transpose()?;
+        let vcpus =
+            self.vcpus.ok_or(SpecError::Missing { field: "vcpus", allowed: VCPUS_ALLOWED })?;
+        let vcpus = number("vcpus", &vcpus, 1, u32::from(MAX_VCPUS), VCPUS_ALLOWED)?;
+        let memory = self
+            .memory_mib
+            .ok_or(SpecError::Missing { field: "memory-mib", allowed: MEMORY_ALLOWED })?;
+        let memory_mib =
+            number("memory-mib", &memory, MIN_MEMORY_MIB, MAX_MEMORY_MIB, MEMORY_ALLOWED)?;
+        if self.disks.len() > MAX_DISKS {
+            return Err(wrong("disk", &format!("{} disks", self.disks.len()), DISKS_ALLOWED));
+        }
+        let spec = ValidSpec {
+            kernel,
+            initrd,
+            // Its range has been checked against MAX_VCPUS.
+            vcpus: vcpus as u8,
+            memory_bytes: u64::from(memory_mib) << 20,
+            cmdline: cmdline(self.cmdline.unwrap_or_default())?,
+            disks: self.disks.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
+            vsock: self.vsock.as_deref().map(vsock).transpose()?,
+            rng: self.rng.unwrap_or(true),
+            console: self.console.as_deref().map(console).transpose()?,
+            marks: self.marks.map(|text| file("marks", &text, FILE_ALLOWED)).transpose()?,
+        };
+        spec.each_descriptor_once()?;
+        Ok(spec)
+    }
+}
+
+impl ValidSpec {
+    /// Refuses a descriptor that is named twice: both users would own and close it.
+    fn each_descriptor_once(&self) -> Result<(), SpecError> {
+        let files = [Some(&self.kernel), self.initrd.as_ref(), self.marks.as_ref()];
+        let disks = self.disks.iter().map(|disk| &disk.file);
+        let console = self.console.iter().filter_map(|console| match console {
+            ConsoleSpec::File(file) => Some(file),
+            ConsoleSpec::Stdout => None,
+        });
+        let mut fds: Vec<RawFd> = files
+            .into_iter()
+            .flatten()
+            .chain(disks)
+            .chain(console)
+            .filter_map(|file| match file {
+                FileRef::Fd(fd) => Some(*fd),
+                FileRef::Path(_) => None,
+            })
+            .chain(self.vsock.iter().flat_map(|vsock| vsock.ports.iter().map(|(_, fd)| *fd)))
+            .collect();
+        fds.sort_unstable();
+        match fds.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(wrong("fd", &format!("fd:{} twice", pair[0]), FD_ALLOWED)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The option of that name, as a text that outlives the parser's borrow.
+fn known(name: &str) -> Result<&'static str, SpecError> {
+    const OPTIONS: [&str; 13] = [
+        "kernel",
+        "initrd",
+        "vcpus",
+        "memory-mib",
+        "cmdline",
+        "disk",
+        "vsock",
+        "rng",
+        "no-rng",
+        "console",
+        "marks",
+        "help",
+        "version",
+    ];
+    OPTIONS
+        .into_iter()
+        .find(|option| *option == name)
+        .ok_or_else(|| SpecError::UnknownOption { option: shown(&format!("--{name}")) })
+}
+
+fn once<T>(slot: &mut Option<T>, value: T, field: &'static str) -> Result<(), SpecError> {
+    if slot.replace(value).is_some() {
+        return Err(SpecError::Duplicate { field });
+    }
+    Ok(())
+}
+
+fn text(parser: &mut lexopt::Parser, option: &'static str) -> Result<String, SpecError> {
+    let value = parser.value().map_err(refused)?;
+    value.into_string().map_err(|value| wrong(option, &value.to_string_lossy(), "UTF-8 text"))
+}
+
+/// What the parser itself refuses.
+fn refused(error: lexopt::Error) -> SpecError {
+    let usage = |option: String, problem| SpecError::Usage {
+        field: cut(option.trim_start_matches('-')),
+        problem,
+    };
+    match error {
+        lexopt::Error::MissingValue { option } => {
+            usage(option.unwrap_or_default(), "its value is missing")
+        }
+        lexopt::Error::UnexpectedValue { option, .. } => usage(option, "it takes no value"),
+        other => SpecError::UnexpectedArgument { value: shown(&other.to_string()) },
+    }
+}
+
+fn wrong(field: &'static str, value: &str, allowed: &'static str) -> SpecError {
+    SpecError::Value { field, value: shown(value), allowed }
+}
+
+/// A value as errors repeat it: escaped, and cut short.
+fn shown(value: &str) -> String {
+    format!("{:?}", cut(value))
+}
+
+fn cut(value: &str) -> String {
+    value.chars().take(SHOWN_VALUE_CHARS).collect()
+}
+
+/// A decimal number without sign, space or leading zero.
+fn decimal(text: &str) -> Option<u32> {
+    let plain =
+        text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    if plain { text.parse().ok() } else { None }
+}
+
+fn number(
+    field: &'static str,
+    text: &str,
+    least: u32,
+    most: u32,
+    allowed: &'static str,
+) -> Result<u32, SpecError> {
+    decimal(text)
+        .filter(|number| (least..=most).contains(number))
+        .ok_or_else(|| wrong(field, text, allowed))
+}
+
+fn descriptor(text: &str) -> Option<RawFd> {
+    let fd = RawFd::try_from(decimal(text)?).ok()?;
+    (3..=MAX_FD).contains(&fd).then_some(fd)
+}
+
+fn file(field: &'static str, text: &str, allowed: &'static str) -> Result<FileRef, SpecError> {
+    if let Some(digits) = text.strip_prefix("fd:") {
+        return descriptor(digits).map(FileRef::Fd).ok_or_else(|| wrong(field, text, allowed));
+    }
+    if text.is_empty() || text.contains('\0') {
+        return Err(wrong(field, text, allowed));
+    }
+    Ok(FileRef::Path(PathBuf::from(text)))
+}
+
+fn cmdline(text: String) -> Result<String, SpecError> {
+    let printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if printable && text.len() <= MAX_CMDLINE_TEXT_BYTES {
+        Ok(text)
+    } else {
+        Err(wrong("cmdline", &text, CMDLINE_ALLOWED))
+    }
+}
+
+fn console(text: &str) -> Result<ConsoleSpec, SpecError> {
+    if text == "stdout" {
+        return Ok(ConsoleSpec::Stdout);
+    }
+    file("console", text, CONSOLE_ALLOWED).map(ConsoleSpec::File)
+}
+
+fn disk(text: &str) -> Result<DiskSpec, SpecError> {
+    let mut path = None;
+    let mut read_only = false;
+    for part in text.split(',') {
+        match part.split_once('=') {
+            Some(("path", value)) if path.is_none() => path = Some(value),
+            None if part == "readonly" && !read_only => read_only = true,
+            _ => return Err(wrong("disk", text, DISK_ALLOWED)),
+        }
+    }
+    let path = path.ok_or_else(|| wrong("disk", text, DISK_ALLOWED))?;
+    Ok(DiskSpec { file: file("disk path", path, FILE_ALLOWED)?, read_only })
+}
+
+fn vsock(text: &str) -> Result<VsockSpec, SpecError> {
+    let mut cid = None;
+    let mut path = None;
+    let mut ports: Vec<(u32, RawFd)> = Vec::new();
+    for part in text.split(',') {
+        match part.split_once('=') {
+            Some(("cid", value)) if cid.is_none() => {
+                cid = Some(number("vsock cid", value, 3, u32::MAX - 1, CID_ALLOWED)?);
+            }
+            Some(("path", value)) if path.is_none() => {
+                if value.is_empty() || value.len() > MAX_SOCKET_PATH_BYTES || value.contains('\0') {
+                    return Err(wrong("vsock path", value, SOCKET_ALLOWED));
+                }
+                path = Some(PathBuf::from(value));
+            }
+            Some(("port", value)) => {
+                if ports.len() == MAX_VSOCK_PORTS {
+                    return Err(wrong("vsock port", value, PORTS_ALLOWED));
+                }
+                let port = port(value)
+                    .filter(|(port, _)| ports.iter().all(|(other, _)| other != port))
+                    .ok_or_else(|| wrong("vsock port", value, PORT_ALLOWED))?;
+                ports.push(port);
+            }
+            _ => return Err(wrong("vsock", text, VSOCK_ALLOWED)),
+        }
+    }
+    let cid = cid.ok_or_else(|| wrong("vsock", text, VSOCK_ALLOWED))?;
+    Ok(VsockSpec { cid, path, ports })
+}
+
+fn port(text: &str) -> Option<(u32, RawFd)> {
+    let (port, fd) = text.split_once(":fd:")?;
+    let port = decimal(port).filter(|port| *port != u32::MAX)?;
+    Some((port, descriptor(fd)?))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! Facts about the command line.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use proptest::prelude::{Strategy, any, proptest};
+
+use super::{ConsoleSpec, DiskSpec, Request, SpecError, ValidSpec, VmSpec};
+use crate::descriptor::FileRef;
+
+const LEAST: [&str; 6] = ["--kernel", "vmlinux", "--vcpus", "1", "--memory-mib", "128"];
+
+fn validated(arguments: &[&str]) -> Result<ValidSpec, SpecError> {
+    match VmSpec::read(arguments.iter().map(OsString::from))? {
+        Request::Run(spec) => spec.validate(),
+        other => panic!("{other:?} asks for no microVM"),
+    }
+}
+
+/// The least spec with `more` behind it.
+fn with(more: &[&str]) -> Result<ValidSpec, SpecError> {
+    validated(&[&LEAST, more].concat())
+}
+
+/// The error that the least spec with `more` gives.
+fn message(more: &[&str]) -> String {
+    with(more).expect_err("the value is wrong").to_string()
+}
+
+#[test]
+fn the_least_spec_has_an_entropy_device_and_nothing_else() {
+    let spec = with(&[]).unwrap();
+    assert_eq!(spec.kernel, FileRef::Path("vmlinux".into()));
+    assert_eq!((spec.vcpus, spec.memory_bytes), (1, 128 << 20));
+    assert!(spec.rng);
+    assert!(spec.disks.is_empty() && spec.vsock.is_none() && spec.initrd.is_none());
+    assert!(spec.console.is_none() && spec.marks.is_none() && spec.cmdline.is_empty());
+}
+
+#[test]
+fn a_full_spec_keeps_every_value_and_the_order_of_disks() {
+    let spec = with(&[
+        "--initrd=fd:3",
+        "--cmdline",
+        "a=b -- x y",
+        "--disk",
+        "path=/a,readonly",
+        "--disk",
+        "readonly,path=fd:4",
+        "--disk",
+        "path=/c",
+        "--vsock",
+        "cid=3,path=/s,port=1024:fd:5,port=0:fd:6",
+        "--no-rng",
+        "--console",
+        "stdout",
+        "--marks",
+        "fd:7",
+    ])
+    .unwrap();
+    let disk = |file, read_only| DiskSpec { file, read_only };
+    assert_eq!(
+        spec.disks,
+        [
+            disk(FileRef::Path("/a".into()), true),
+            disk(FileRef::Fd(4), true),
+            disk(FileRef::Path("/c".into()), false)
+        ]
+    );
+    let vsock = spec.vsock.unwrap();
+    assert_eq!((vsock.cid, vsock.path), (3, Some("/s".into())));
+    assert_eq!(vsock.ports, [(1024, 5), (0, 6)]);
+    assert_eq!(spec.console, Some(ConsoleSpec::Stdout));
+    assert_eq!(spec.cmdline, "a=b -- x y");
+    assert_eq!((spec.initrd, spec.marks), (Some(FileRef::Fd(3)), Some(FileRef::Fd(7))));
+    assert!(!spec.rng);
+}
+
+#[test]
+fn every_wrong_value_is_refused_with_its_field_itself_and_what_is_allowed() {
+    let long = "x".repeat(2000);
+    let many: String = (0..17).map(|port| format!(",port={port}:fd:{}", port + 3)).collect();
+    let nine = ["--disk", "path=/d"].repeat(9);
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--initrd", ""], &["--initrd:", "\"\"", "fd:N"]),
+        (&["--initrd", "fd:2"], &["--initrd:", "fd:2", "from 3"]),
+        (&["--initrd", "fd:-1"], &["--initrd:", "fd:-1", "from 3"]),
+        (&["--initrd", "fd:99999999999"], &["--initrd:", "fd:99999999999", "1048575"]),
+        (&["--cmdline", "a\nb"], &["--cmdline:", "a\\nb", "printable"]),
+        (&["--cmdline", &long], &["--cmdline:", "xxx", "1500"]),
+        (&["--disk", "/a"], &["--disk:", "/a", "path=FILE"]),
+        (&["--disk", "readonly"], &["--disk:", "readonly", "path=FILE"]),
+        (&["--disk", "path=/a,path=/b"], &["--disk:", "path=/a,path=/b", "path=FILE"]),
+        (&["--disk", "path=/a,readwrite"], &["--disk:", "readwrite", "[,readonly]"]),
+        (&["--disk", "path="], &["--disk path:", "\"\"", "a path"]),
+        (&nine, &["--disk:", "9 disks", "at most 8"]),
+        (&["--vsock", "path=/s"], &["--vsock:", "path=/s", "cid=N"]),
+        (&["--vsock", "cid=2"], &["--vsock cid:", "\"2\"", "3 to 4294967294"]),
+        (&["--vsock", "cid=4294967295"], &["--vsock cid:", "4294967295", "3 to"]),
+        (&["--vsock", "cid=03"], &["--vsock cid:", "\"03\"", "3 to"]),
+        (&["--vsock", "cid=3,cid=4"], &["--vsock:", "cid=3,cid=4", "cid=N"]),
+        (&["--vsock", "cid=3,path="], &["--vsock path:", "\"\"", "96 bytes"]),
+        (&["--vsock", &format!("cid=3,path={long}")], &["--vsock path:", "xxx", "96 bytes"]),
+        (&["--vsock", "cid=3,port=1:4"], &["--vsock port:", "1:4", "P:fd:M"]),
+        (&["--vsock", "cid=3,port=1:fd:0"], &["--vsock port:", "1:fd:0", "M from 3"]),
+        (
+            &["--vsock", "cid=3,port=1:fd:4,port=1:fd:5"],
+            &["--vsock port:", "1:fd:5", "each P once"],
+        ),
+        (&["--vsock", &format!("cid=3{many}")], &["--vsock port:", "16:fd:19", "at most 16"]),
+        (&["--console", ""], &["--console:", "\"\"", "stdout"]),
+        (&["--marks", "fd:x"], &["--marks:", "fd:x", "fd:N"]),
+        (&["--marks", "fd:9", "--initrd", "fd:9"], &["--fd:", "fd:9 twice", "once"]),
+        (&["--frobnicate"], &["unknown option", "--frobnicate", "--help"]),
+        (&["-k"], &["unknown option", "-k", "--help"]),
+        (&["stray"], &["unexpected argument", "stray", "only options"]),
+        (&["--kernel", "b"], &["--kernel is given twice", "once"]),
+        (&["--rng", "--no-rng"], &["--no-rng is given twice", "once"]),
+        (&["--rng=yes"], &["--rng:", "takes no value"]),
+        (&["--marks"], &["--marks:", "missing"]),
+    ];
+    for (more, parts) in cases {
+        let message = message(more);
+        for part in *parts {
+            assert!(message.contains(part), "{more:?} gave {message:?}, which lacks {part:?}");
+        }
+        assert!(message.len() < 400 && !message.contains('\n'), "{message}");
+    }
+}
+
+#[test]
+fn numbers_are_refused_outside_their_range_and_in_other_spellings() {
+    for (vcpus, good) in [
+        ("1", true),
+        ("32", true),
+        ("0", false),
+        ("33", false),
+        ("+1", false),
+        ("1 ", false),
+        ("", false),
+        ("0x1", false),
+    ] {
+        let spec = validated(&["--kernel", "k", "--vcpus", vcpus, "--memory-mib", "128"]);
+        assert_eq!(spec.is_ok(), good, "{vcpus:?}");
+    }
+    for (memory, good) in
+        [("127", false), ("128", true), ("10752", true), ("10753", false), ("4294967424", false)]
+    {
+        let spec = validated(&["--kernel", "k", "--vcpus", "1", "--memory-mib", memory]);
+        assert_eq!(spec.is_ok(), good, "{memory:?}");
+    }
+}
+
+#[test]
+fn what_must_be_there_is_named_when_missing() {
+    for field in ["--kernel", "--vcpus", "--memory-mib"] {
+        let index = LEAST.iter().position(|argument| *argument == field).unwrap();
+        let mut arguments = LEAST.to_vec();
+        arguments.drain(index..index + 2);
+        let message = validated(&arguments).expect_err("an option is missing").to_string();
+        assert!(message.starts_with(&format!("{field} is missing; allowed: ")), "{message}");
+    }
+}
+
+#[test]
+fn help_and_version_need_no_spec() {
+    let read = |argument: &str| VmSpec::read([OsString::from(argument)]).unwrap();
+    assert_eq!(read("--help"), Request::Help);
+    assert_eq!(read("--version"), Request::Version);
+}
+
+proptest! {
+    #[test]
+    fn no_argument_list_makes_the_reader_panic(
+        arguments in proptest::collection::vec(argument(), 0..12)
+    ) {
+        if let Ok(Request::Run(spec)) = VmSpec::read(arguments) {
+            let _ = spec.validate();
+        }
+    }
+}
+
+/// An argument that is likely to get past the first checks, or any bytes at all.
+fn argument() -> impl Strategy<Value = OsString> {
+    let likely = proptest::sample::select(vec![
+        "--kernel",
+        "--vcpus",
+        "--memory-mib",
+        "--disk",
+        "--vsock",
+        "--rng",
+        "--cmdline",
+        "128",
+        "1",
+        "path=/a,readonly",
+        "cid=3,path=/s,port=1:fd:3",
+        "fd:3",
+        "--",
+        "--disk=path=",
+    ])
+    .prop_map(OsString::from);
+    let any_bytes = proptest::collection::vec(any::<u8>(), 0..24).prop_map(OsString::from_vec);
+    proptest::prop_oneof![3 => likely, 1 => any_bytes]
+}
