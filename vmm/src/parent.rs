@@ -1,0 +1,21 @@
+//! The end of the process that started this one is the end of this one.
+#![expect(unsafe_code, reason = "prctl")]
+
+use std::io;
+
+/// Has the kernel kill this process when its parent, which must be process `parent`, is gone.
+///
+/// # Errors
+/// The operating system's, or `parent` is not the parent: most likely it is gone already.
+pub fn die_with(parent: u32) -> io::Result<()> {
+    // SAFETY: PR_SET_PDEATHSIG takes a signal's number and no pointer.
+    let set = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if set != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Only now: a parent that went before the call above sends no signal.
+    if std::os::unix::process::parent_id() != parent {
+        return Err(io::Error::other(format!("process {parent} is not the parent")));
+    }
+    Ok(())
+}
