@@ -40,8 +40,14 @@
 //! Everything a guest writes is hostile: nonsense in registers is ignored and counted, nonsense in a queue makes the device ask
 //! for a reset (`DEVICE_NEEDS_RESET`), a bad request gets its error or a used length of 0. Counts are in [`MmioDevice::counts`].
 
-#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation
+)]
 
+use std::fmt;
+use std::io::Write;
 use std::sync::Arc;
 
 use vm_memory::GuestMemoryMmap;
@@ -56,8 +62,14 @@ mod worker;
 
 pub use device::{DeviceTraits, VirtioDevice, Wake};
 pub use mmio::{Counts, MmioDevice, MmioError, QUEUE_NOTIFY, WINDOW_BYTES};
-pub use ring::{Chain, Nonsense, Ring, Rings, Segment};
+pub use ring::{Answer, Chain, LetGo, Nonsense, Rings, Segment};
 pub use worker::{DeviceSubscriber, WorkerError, spawn_worker};
 
 /// Guest RAM as every device sees it. Its bitmap is `()`: dirty pages are not tracked here.
 pub type GuestRam = Arc<GuestMemoryMmap<()>>;
+
+/// One line on stderr, for what an operator should know of a device. Callers limit how often.
+fn log(line: fmt::Arguments<'_>) {
+    // There is nowhere to complain about a stderr that is gone.
+    let _ = writeln!(std::io::stderr(), "votive-vmm: {line}");
+}

@@ -1,0 +1,493 @@
+//! Rings and descriptor chains, read with the suspicion they deserve.
+//!
+//! `virtio-queue` walks the rings; this module adds what a device needs beside it: a chain is read whole into a buffer of fixed
+//! capacity and checked (memory bounds, order, end) before a device sees it, interrupts obey `VRING_AVAIL_F_NO_INTERRUPT`
+//! (virtio 1.2 section 2.7.7), and a ring that makes no sense is marked broken, once, for the transport to ask for a reset.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryMmap, Permissions,
+};
+
+use super::GuestRam;
+
+/// How a driver broke the rules of its rings (virtio 1.2 section 2.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Nonsense {
+    /// The available index ran ahead of what the ring can hold, or the ring cannot be read.
+    #[error("available ring index out of range")]
+    AvailableIndex,
+    /// A chain starts at a descriptor outside the table.
+    #[error("descriptor head out of range")]
+    Head,
+    /// A chain loops, is longer than its queue, or points outside its table.
+    #[error("descriptor chain has no end within its queue")]
+    Endless,
+    /// A chain without descriptors, or with an indirect table that makes no sense.
+    #[error("descriptor chain is empty or its indirect table is malformed")]
+    Empty,
+    /// A buffer does not lie in guest RAM.
+    #[error("buffer outside guest memory")]
+    Address,
+    /// A device-readable buffer follows a device-writable one.
+    #[error("readable buffer after a writable one")]
+    Order,
+    /// A request asks for what the device does not offer or hold.
+    #[error("request for what is not there")]
+    Request,
+    /// A request is shorter or longer than its device allows.
+    #[error("request of a wrong length")]
+    Length,
+}
+
+/// One buffer of a chain. Its range was inside guest RAM when the chain was read, and guest RAM never shrinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Guest physical address of the first byte.
+    pub addr: GuestAddress,
+    /// Bytes.
+    pub len: u32,
+}
+
+/// A descriptor chain read whole: first what the device may read, then what it may write.
+#[derive(Debug, Default)]
+pub struct Chain {
+    head: u16,
+    segments: Vec<Segment>,
+    /// Number of leading segments that are device-readable.
+    readable: usize,
+    readable_bytes: u64,
+    writable_bytes: u64,
+}
+
+impl Chain {
+    /// An empty chain with room for `segments`, to be filled by [`Ring::pop`] again and again.
+    pub fn with_capacity(segments: u16) -> Self {
+        Chain { segments: Vec::with_capacity(usize::from(segments)), ..Chain::default() }
+    }
+
+    /// Index of the first descriptor: what goes into the used ring.
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+
+    /// The device-readable buffers, in order; none is empty.
+    pub fn readable(&self) -> &[Segment] {
+        self.segments.get(..self.readable).unwrap_or_default()
+    }
+
+    /// The device-writable buffers, in order; none is empty.
+    pub fn writable(&self) -> &[Segment] {
+        self.segments.get(self.readable..).unwrap_or_default()
+    }
+
+    /// Sum of the device-readable lengths in bytes, below 2^32.
+    pub fn readable_bytes(&self) -> u64 {
+        self.readable_bytes
+    }
+
+    /// Sum of the device-writable lengths in bytes, below 2^32.
+    pub fn writable_bytes(&self) -> u64 {
+        self.writable_bytes
+    }
+
+    /// Fills `into` with the device-readable bytes from `offset` on; false when there are fewer.
+    pub fn read_at(&self, ram: &GuestMemoryMmap<()>, offset: u64, into: &mut [u8]) -> bool {
+        let mut left = into;
+        for part in parts(self.readable(), offset, left.len() as u64) {
+            let Some((now, rest)) = left.split_at_mut_checked(part.len as usize) else {
+                return false;
+            };
+            if ram.read_slice(now, part.addr).is_err() {
+                return false;
+            }
+            left = rest;
+        }
+        left.is_empty()
+    }
+
+    /// Copies `from` into the device-writable bytes from `offset` on; false when there is less room.
+    pub fn write_at(&self, ram: &GuestMemoryMmap<()>, offset: u64, from: &[u8]) -> bool {
+        let mut left = from;
+        for part in parts(self.writable(), offset, left.len() as u64) {
+            let Some((now, rest)) = left.split_at_checked(part.len as usize) else {
+                return false;
+            };
+            if ram.write_slice(now, part.addr).is_err() {
+                return false;
+            }
+            left = rest;
+        }
+        left.is_empty()
+    }
+
+    /// Reads the chain that starts at `raw`'s head; on an error `self.head` is valid if the error is not [`Nonsense::Head`].
+    fn fill<M>(
+        &mut self,
+        raw: virtio_queue::DescriptorChain<M>,
+        ram: &GuestMemoryMmap<()>,
+        queue_size: u16,
+    ) -> Result<(), Nonsense>
+    where
+        M: std::ops::Deref,
+        M::Target: GuestMemory,
+    {
+        self.segments.clear();
+        self.head = raw.head_index();
+        (self.readable, self.readable_bytes, self.writable_bytes) = (0, 0, 0);
+        if self.head >= queue_size {
+            return Err(Nonsense::Head);
+        }
+        let mut seen: u16 = 0;
+        let mut more = true;
+        for descriptor in raw {
+            // An indirect table may be longer than the queue; no chain may (section 2.7.5.3.1).
+            if seen == queue_size {
+                return Err(Nonsense::Endless);
+            }
+            seen = seen.saturating_add(1);
+            more = descriptor.has_next();
+            let segment = Segment { addr: descriptor.addr(), len: descriptor.len() };
+            self.push(segment, descriptor.is_write_only(), ram)?;
+        }
+        match (seen, more) {
+            (0, _) => Err(Nonsense::Empty),
+            (_, true) => Err(Nonsense::Endless),
+            (_, false) => Ok(()),
+        }
+    }
+
+    fn push(
+        &mut self,
+        segment: Segment,
+        writable: bool,
+        ram: &GuestMemoryMmap<()>,
+    ) -> Result<(), Nonsense> {
+        if segment.len == 0 {
+            return Ok(());
+        }
+        if !GuestMemoryBackend::check_range(ram, segment.addr, segment.len as usize) {
+            return Err(Nonsense::Address);
+        }
+        let sum = if writable {
+            &mut self.writable_bytes
+        } else {
+            if self.segments.len() > self.readable {
+                return Err(Nonsense::Order);
+            }
+            self.readable = self.readable.saturating_add(1);
+            &mut self.readable_bytes
+        };
+        *sum = sum.saturating_add(u64::from(segment.len));
+        self.segments.push(segment);
+        Ok(())
+    }
+}
+
+/// The pieces of `segments` that make up `bytes` bytes from `offset` on (fewer when there are fewer). None is empty.
+pub(crate) fn parts(
+    segments: &[Segment],
+    offset: u64,
+    bytes: u64,
+) -> impl Iterator<Item = Segment> + '_ {
+    let mut skip = offset;
+    let mut left = bytes;
+    segments.iter().filter_map(move |segment| {
+        let len = u64::from(segment.len);
+        let start = skip.min(len);
+        skip = skip.saturating_sub(len);
+        let take = len.saturating_sub(start).min(left);
+        left = left.saturating_sub(take);
+        let addr = GuestAddress(segment.addr.0.checked_add(start)?);
+        let len = u32::try_from(take).ok()?;
+        (len > 0).then_some(Segment { addr, len })
+    })
+}
+
+/// One virtqueue while its driver is active.
+#[derive(Debug)]
+struct Ring {
+    queue: Queue,
+    /// Something was put into the used ring since the driver was last told.
+    told: bool,
+}
+
+impl Ring {
+    fn new(queue: Queue) -> Self {
+        Ring { queue, told: true }
+    }
+
+    /// Number of descriptors, a power of two.
+    fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// Reads the next available chain into `chain`. `Ok(false)`: there is none.
+    fn pop(&mut self, ram: &GuestMemoryMmap<()>, chain: &mut Chain) -> Result<bool, Nonsense> {
+        let size = self.queue.size();
+        let next = match self.queue.iter(ram) {
+            Ok(mut heads) => heads.next(),
+            Err(_) => return Err(Nonsense::AvailableIndex),
+        };
+        match next {
+            Some(raw) => chain.fill(raw, ram, size).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn push(&mut self, ram: &GuestMemoryMmap<()>, head: u16, len: u32) -> Result<(), Nonsense> {
+        self.told = false;
+        self.queue.add_used(ram, head, len).map_err(|_| Nonsense::Head)
+    }
+
+    /// True when the driver wants an interrupt for what was used since the last call.
+    fn wants_interrupt(&mut self, ram: &GuestMemoryMmap<()>) -> bool {
+        if self.told {
+            return false;
+        }
+        self.told = true;
+        // On an error the ring is unreadable; an interrupt too many does no harm.
+        let wanted = self.queue.needs_notification(ram).unwrap_or(true);
+        wanted && (self.queue.event_idx_enabled() || !self.interrupt_suppressed(ram))
+    }
+
+    /// Reads the driver's flags, which `virtio-queue` leaves to its caller.
+    fn interrupt_suppressed(&self, ram: &GuestMemoryMmap<()>) -> bool {
+        let flags: u16 =
+            ram.load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed).unwrap_or(0);
+        u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT != 0
+    }
+}
+
+/// All queues of an active device, with the memory they live in.
+#[derive(Debug)]
+pub struct Rings {
+    ram: GuestRam,
+    rings: Vec<Option<Ring>>,
+    /// The first thing that made no sense in a ring itself; the device is of no use until it is reset.
+    broken: Option<Nonsense>,
+    /// Bad chains since the transport last asked, and the latest of them.
+    refused: u64,
+    latest: Option<Nonsense>,
+    let_go: Arc<LetGo>,
+    /// The device stopped early to let others have their turn.
+    again: bool,
+}
+
+/// A device's answer to one chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// So many bytes were written into the writable buffers.
+    Used(u32),
+    /// As `Used`, but the request was an offence.
+    Failed(u32, Nonsense),
+}
+
+impl Rings {
+    pub(super) fn new(ram: GuestRam, queues: Vec<Option<Queue>>, let_go: Arc<LetGo>) -> Self {
+        let rings = queues.into_iter().map(|queue| queue.map(Ring::new)).collect();
+        Rings { ram, rings, broken: None, refused: 0, latest: None, let_go, again: false }
+    }
+
+    /// Serves the available chains of queue `index`, at most as many as the queue has descriptors; what is left then comes in
+    /// the worker's next turn. Stops between two chains when the driver resets the device.
+    pub fn drain(
+        &mut self,
+        index: usize,
+        chain: &mut Chain,
+        mut serve: impl FnMut(&GuestMemoryMmap<()>, &Chain) -> Answer,
+    ) {
+        self.quiet(index);
+        for _ in 0..self.size(index) {
+            if self.let_go.is_set() {
+                return;
+            }
+            if self.pop(index, chain) {
+                let len = match serve(&self.ram, chain) {
+                    Answer::Used(len) => len,
+                    Answer::Failed(len, nonsense) => {
+                        self.count(nonsense);
+                        len
+                    }
+                };
+                self.push(index, chain, len);
+            } else if self.listen(index) {
+                self.quiet(index);
+            } else {
+                return;
+            }
+        }
+        self.again();
+    }
+
+    /// Number of descriptors of queue `index`; 0 when the driver did not make it ready.
+    pub fn size(&self, index: usize) -> u16 {
+        self.rings.get(index).and_then(Option::as_ref).map_or(0, Ring::size)
+    }
+
+    /// Asks for another turn of the worker, after others had theirs.
+    pub fn again(&mut self) {
+        self.again = true;
+    }
+
+    /// True when the driver waits for a reset: return soon, what is done now is lost.
+    pub fn let_go(&self) -> Arc<LetGo> {
+        Arc::clone(&self.let_go)
+    }
+
+    /// Guest RAM.
+    pub fn ram(&self) -> &GuestMemoryMmap<()> {
+        &self.ram
+    }
+
+    /// Takes the next chain of queue `index`. Chains that make no sense are given back with length 0 and counted; a ring that
+    /// makes no sense yields nothing any more. A driver that feeds bad chains without end gets other devices their turn.
+    pub fn pop(&mut self, index: usize, chain: &mut Chain) -> bool {
+        for _ in 0..self.size(index) {
+            if self.broken.is_some() {
+                return false;
+            }
+            let Some(Some(ring)) = self.rings.get_mut(index) else { return false };
+            match ring.pop(&self.ram, chain) {
+                Ok(found) => return found,
+                Err(nonsense @ (Nonsense::AvailableIndex | Nonsense::Head)) => {
+                    self.break_off(nonsense);
+                }
+                Err(nonsense) => self.refuse(index, chain, nonsense),
+            }
+        }
+        self.again();
+        false
+    }
+
+    /// Puts `chain` back for the next [`Rings::pop`]; only for the chain popped last from queue `index`.
+    pub fn unpop(&mut self, index: usize) {
+        if let Some(Some(ring)) = self.rings.get_mut(index) {
+            ring.queue.go_to_previous_position();
+        }
+    }
+
+    /// Gives `chain` back to the driver, with `len` bytes written into its writable buffers.
+    pub fn push(&mut self, index: usize, chain: &Chain, len: u32) {
+        let Some(Some(ring)) = self.rings.get_mut(index) else { return };
+        if let Err(nonsense) = ring.push(&self.ram, chain.head, len) {
+            self.break_off(nonsense);
+        }
+    }
+
+    /// Gives `chain` back unused, and counts why.
+    pub fn refuse(&mut self, index: usize, chain: &Chain, nonsense: Nonsense) {
+        self.count(nonsense);
+        self.push(index, chain, 0);
+    }
+
+    /// Counts a request that was answered with an error of its own.
+    pub fn count(&mut self, nonsense: Nonsense) {
+        self.refused = self.refused.saturating_add(1);
+        self.latest = Some(nonsense);
+    }
+
+    /// Asks the driver not to notify queue `index` while it is being worked on anyway.
+    pub fn quiet(&mut self, index: usize) {
+        if let Some(Some(ring)) = self.rings.get_mut(index) {
+            // The ring's range was checked at activation, so this cannot fail; and it is only a hint.
+            let _ = ring.queue.disable_notification(&*self.ram);
+        }
+    }
+
+    /// Asks the driver to notify queue `index` again. True when buffers came in meanwhile: look once more.
+    pub fn listen(&mut self, index: usize) -> bool {
+        if self.broken.is_some() {
+            return false;
+        }
+        match self.rings.get_mut(index) {
+            Some(Some(ring)) => ring.queue.enable_notification(&*self.ram).unwrap_or(false),
+            _ => false,
+        }
+    }
+
+    fn break_off(&mut self, nonsense: Nonsense) {
+        self.count(nonsense);
+        self.broken.get_or_insert(nonsense);
+    }
+
+    /// What the transport has to act upon after the device worked.
+    pub(super) fn settle(&mut self) -> Settled {
+        let mut interrupt = false;
+        for ring in self.rings.iter_mut().flatten() {
+            interrupt |= ring.wants_interrupt(&self.ram);
+        }
+        Settled {
+            interrupt,
+            broken: self.broken,
+            refused: std::mem::take(&mut self.refused),
+            latest: self.latest.take(),
+            again: std::mem::take(&mut self.again),
+        }
+    }
+}
+
+/// Outcome of one turn of a device.
+#[derive(Debug)]
+pub(super) struct Settled {
+    /// The driver is to be interrupted for used buffers.
+    pub(super) interrupt: bool,
+    /// A ring is beyond repair.
+    pub(super) broken: Option<Nonsense>,
+    /// Refused requests of this turn.
+    pub(super) refused: u64,
+    /// The latest reason.
+    pub(super) latest: Option<Nonsense>,
+    /// There is more to do.
+    pub(super) again: bool,
+}
+
+/// Checks one queue's registers as the driver left them; the queue is ready for use when they hold.
+pub(super) fn checked_queue(
+    ram: &GuestMemoryMmap<()>,
+    max: u16,
+    size: u16,
+    [descriptors, driver, device]: [u64; 3],
+    event_idx: bool,
+) -> Option<Queue> {
+    // Address 0 is where x86 firmware data lives and what a driver that forgot to set an address leaves behind.
+    if [descriptors, driver, device].contains(&0) {
+        return None;
+    }
+    let mut queue = Queue::new(max).ok()?;
+    queue.try_set_size(size).ok()?;
+    queue.try_set_desc_table_address(GuestAddress(descriptors)).ok()?;
+    queue.try_set_avail_ring_address(GuestAddress(driver)).ok()?;
+    queue.try_set_used_ring_address(GuestAddress(device)).ok()?;
+    queue.set_event_idx(event_idx);
+    queue.set_ready(true);
+    // virtio-queue checks the rings without the event index words at their ends (section 2.7.6 and 2.7.8).
+    let entries = usize::from(size);
+    let available_bytes = entries.checked_mul(2)?.checked_add(6)?;
+    let used_bytes = entries.checked_mul(8)?.checked_add(6)?;
+    let inside = |addr, bytes| {
+        GuestMemory::check_range(ram, GuestAddress(addr), bytes, Permissions::ReadWrite)
+    };
+    let valid =
+        queue.is_valid(ram) && inside(driver, available_bytes) && inside(device, used_bytes);
+    valid.then_some(queue)
+}
+
+/// A flag by which the transport asks a worker to let go of its queues between two requests.
+#[derive(Debug, Default)]
+pub struct LetGo(AtomicBool);
+
+impl LetGo {
+    pub(super) fn set(&self, value: bool) {
+        self.0.store(value, Ordering::Release);
+    }
+
+    /// True while a reset waits for the worker.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}

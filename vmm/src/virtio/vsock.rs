@@ -1,0 +1,163 @@
+//! The socket device (virtio 1.2 section 5.10), bridged to Unix sockets of the host ("hybrid vsock").
+//!
+//! A host program connects to the device's socket, writes `CONNECT <port>\n`, reads `OK <host port>\n`, and from then on
+//! speaks to the guest's listener on that port. A guest that connects to port P of CID 2 reaches the descriptor given for P
+//! (once), else whoever listens on `SOCKET_P`, else is refused.
+//!
+//! What a guest could abuse: connections by the thousand, data beyond its credit, packets that lie about lengths, ports and
+//! CIDs, replies it never collects. Connections and buffers are counted against fixed limits ([`limits`]); a packet that
+//! belongs to nothing is answered with RST; when replies pile up no more packets are taken until the guest collects them
+//! (section 5.10.6.2). No call here waits: sockets are non-blocking and watched edge-triggered, so an idle or stuck
+//! connection costs nothing.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
+
+use self::host::Host;
+use self::muxer::Muxer;
+use super::{Chain, DeviceTraits, Rings, VirtioDevice, Wake};
+
+mod connection;
+mod host;
+pub mod limits;
+mod muxer;
+mod packet;
+
+pub use host::VsockError;
+
+const RX: usize = 0;
+const TX: usize = 1;
+const EVENT: usize = 2;
+/// Linux fills the whole receive queue with 4 KiB buffers while it boots: a long queue costs boot time. The event queue is
+/// there because the driver expects it; there are no events.
+const QUEUE_SIZES: [u16; 3] = [64, 64, 8];
+
+/// What the device bridges to.
+#[derive(Debug)]
+pub struct VsockSpec {
+    /// The guest's context id, 3 or more.
+    pub guest_cid: u32,
+    /// Unix socket to listen on for host programs; also the prefix of the sockets that the guest reaches.
+    pub path: Option<PathBuf>,
+    /// Connected stream sockets for the guest's first connection to each port.
+    pub ports: Vec<(u32, OwnedFd)>,
+}
+
+/// The device model.
+#[derive(Debug)]
+pub struct Vsock {
+    muxer: Muxer,
+    chain: Chain,
+    /// The receive queue lacked buffers: the driver was asked to notify us of new ones.
+    starved: bool,
+}
+
+impl Vsock {
+    /// Binds the listening socket, if there is one; it is removed when the device is dropped.
+    ///
+    /// # Errors
+    /// A reserved CID, a path that cannot be bound (in use, too long), a descriptor that cannot be made non-blocking.
+    pub fn new(spec: VsockSpec) -> Result<Self, VsockError> {
+        let guest_cid = spec.guest_cid;
+        let host = Host::new(spec)?;
+        let segments = QUEUE_SIZES.into_iter().max().unwrap_or_default();
+        Ok(Vsock {
+            muxer: Muxer::new(u64::from(guest_cid), host),
+            chain: Chain::with_capacity(segments),
+            starved: false,
+        })
+    }
+
+    /// Takes the guest's packets. False when it stopped because replies pile up.
+    fn take(&mut self, rings: &mut Rings) -> bool {
+        rings.quiet(TX);
+        for _ in 0..rings.size(TX) {
+            if self.muxer.is_congested() {
+                return false;
+            }
+            if rings.pop(TX, &mut self.chain) {
+                match self.muxer.receive(rings.ram(), &self.chain) {
+                    Ok(()) => {}
+                    Err(nonsense) => rings.count(nonsense),
+                }
+                rings.push(TX, &self.chain, 0);
+            } else if rings.listen(TX) {
+                rings.quiet(TX);
+            } else {
+                return true;
+            }
+        }
+        rings.again();
+        true
+    }
+
+    /// Fills the guest's receive buffers, one packet each, while there are packets and buffers.
+    fn give(&mut self, rings: &mut Rings) {
+        self.starved = false;
+        for _ in 0..rings.size(RX) {
+            if !self.muxer.has_packets() {
+                return;
+            }
+            if !rings.pop(RX, &mut self.chain) {
+                if rings.listen(RX) {
+                    rings.quiet(RX);
+                    continue;
+                }
+                self.starved = true;
+                return;
+            }
+            if self.chain.writable_bytes() <= packet::HEADER_BYTES as u64 {
+                rings.refuse(RX, &self.chain, super::Nonsense::Length);
+                continue;
+            }
+            match self.muxer.send(rings.ram(), &self.chain) {
+                Some(len) => rings.push(RX, &self.chain, len),
+                None => rings.unpop(RX),
+            }
+        }
+        rings.again();
+    }
+}
+
+impl VirtioDevice for Vsock {
+    fn traits(&self) -> DeviceTraits {
+        DeviceTraits {
+            name: "vsock",
+            device_id: VIRTIO_ID_VSOCK,
+            features: 0,
+            queue_sizes: &QUEUE_SIZES,
+            config: self.muxer.guest_cid().to_le_bytes().into(),
+        }
+    }
+
+    fn activate(&mut self, _features: u64) {
+        self.muxer.start();
+    }
+
+    fn process(&mut self, rings: &mut Rings, wake: Wake) {
+        if !self.starved {
+            rings.quiet(RX);
+        }
+        rings.quiet(EVENT);
+        if wake == Wake::Host {
+            self.muxer.poll_host();
+        }
+        self.muxer.admit();
+        let took_all = self.take(rings);
+        self.give(rings);
+        if !took_all && !self.muxer.is_congested() {
+            rings.again();
+        }
+    }
+
+    fn reset(&mut self) {
+        self.muxer.stop();
+        self.starved = false;
+    }
+
+    fn host_events(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.muxer.as_fd())
+    }
+}

@@ -1,0 +1,253 @@
+//! The host's side: the listening socket, sockets and descriptors that guests connect to, and the events of them all.
+
+#![expect(unsafe_code, reason = "non-blocking connect(2) and MSG_PEEK have no safe binding in std")]
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::VsockSpec;
+
+/// Event data of the listening socket and of the timer; connections have slot numbers.
+pub(super) const LISTENER: u64 = u64::MAX;
+pub(super) const TIMER: u64 = u64::MAX - 1;
+
+/// Longest suffix that a port adds to the path: `_4294967295`.
+const PORT_SUFFIX_BYTES: usize = 11;
+
+/// Why a socket device could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum VsockError {
+    /// CIDs 0 to 2 and 2^32 - 1 have meanings of their own.
+    #[error("context id {0} is reserved, allowed are 3 to 4294967294")]
+    Cid(u32),
+    /// With a port appended the path does not fit a socket address.
+    #[error("socket path {path} is longer than {max} bytes")]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// What fits.
+        max: usize,
+    },
+    /// The listening socket.
+    #[error("listen on {path}")]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A descriptor given for a port.
+    #[error("take the descriptor for port {port}")]
+    Port {
+        /// Which port.
+        port: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// epoll or a timer.
+    #[error("watch the host's sockets")]
+    Watch {
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A listening socket whose file goes with it.
+#[derive(Debug)]
+struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // If it is gone already, somebody else took care.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Everything of the host that connections need.
+#[derive(Debug)]
+pub(super) struct Host {
+    epoll: Epoll,
+    timer: TimerFd,
+    armed_for: Option<Instant>,
+    listener: Option<Listener>,
+    ports: BTreeMap<u32, UnixStream>,
+}
+
+impl Host {
+    pub(super) fn new(spec: VsockSpec) -> Result<Self, VsockError> {
+        if spec.guest_cid <= 2 || spec.guest_cid == u32::MAX {
+            return Err(VsockError::Cid(spec.guest_cid));
+        }
+        let mut ports = BTreeMap::new();
+        for (port, fd) in spec.ports {
+            let stream = UnixStream::from(fd);
+            stream.set_nonblocking(true).map_err(|source| VsockError::Port { port, source })?;
+            ports.insert(port, stream);
+        }
+        let watch = |source| VsockError::Watch { source };
+        let host = Host {
+            epoll: Epoll::new().map_err(watch)?,
+            timer: TimerFd::new().map_err(|error| watch(error.into()))?,
+            armed_for: None,
+            listener: spec.path.map(listen).transpose()?,
+            ports,
+        };
+        host.watch(host.timer.as_raw_fd(), TIMER, EventSet::IN).map_err(watch)?;
+        Ok(host)
+    }
+
+    /// Lets host programs in. They wait in the socket's backlog until a driver is there.
+    pub(super) fn open(&self) {
+        if let Some(listener) = &self.listener {
+            // Edge-triggered: with the table full, waiting programs must not keep the loop awake. Adding it reports
+            // those that wait already. It fails only if it is added already.
+            let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
+            let _ = self.watch(listener.socket.as_raw_fd(), LISTENER, events);
+        }
+    }
+
+    /// Lets no more host programs in and stops the timer.
+    pub(super) fn close(&mut self) {
+        if let Some(listener) = &self.listener {
+            self.unwatch(&listener.socket);
+        }
+        self.disarm();
+    }
+
+    /// The next host program that wants in. `None`: there is none now.
+    pub(super) fn accept(&self) -> Option<UnixStream> {
+        let (stream, _) = self.listener.as_ref()?.socket.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        Some(stream)
+    }
+
+    /// What the guest reaches at `port`.
+    pub(super) fn connect(&mut self, port: u32) -> io::Result<UnixStream> {
+        if let Some(stream) = self.ports.remove(&port) {
+            return Ok(stream);
+        }
+        let listener = self.listener.as_ref().ok_or(io::ErrorKind::ConnectionRefused)?;
+        let mut path = OsString::from(&listener.path);
+        path.push(format!("_{port}"));
+        connect(Path::new(&path))
+    }
+
+    /// Watches a connection for everything that can happen to it, each reported once.
+    pub(super) fn watch_stream(&self, stream: &UnixStream, data: u64) -> io::Result<()> {
+        let events =
+            EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
+        self.watch(stream.as_raw_fd(), data, events)
+    }
+
+    fn watch(&self, fd: i32, data: u64, events: EventSet) -> io::Result<()> {
+        self.epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(events, data))
+    }
+
+    /// Closing is not enough: another process may hold the same socket open.
+    pub(super) fn unwatch(&self, fd: &impl AsRawFd) {
+        let nothing = EpollEvent::new(EventSet::empty(), 0);
+        let _ = self.epoll.ctl(ControlOperation::Delete, fd.as_raw_fd(), nothing);
+    }
+
+    /// Fills `events` with what happened, without waiting; how many there are.
+    pub(super) fn events(&self, events: &mut [EpollEvent]) -> usize {
+        self.epoll.wait(0, events).unwrap_or(0)
+    }
+
+    /// Makes the timer fire at `deadline` if it would not fire earlier.
+    pub(super) fn arm(&mut self, deadline: Instant) {
+        if self.armed_for.is_some_and(|armed| armed <= deadline) {
+            return;
+        }
+        // A duration of 0 would disarm it.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        if self.timer.reset(left, None).is_ok() {
+            self.armed_for = Some(deadline);
+        }
+    }
+
+    /// The timer fired, or is not needed any more.
+    pub(super) fn disarm(&mut self) {
+        if self.armed_for.take().is_some() {
+            // Setting it anew also takes back an expiration that was not read.
+            let _ = self.timer.clear();
+        }
+    }
+}
+
+impl AsFd for Host {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the epoll descriptor is open for as long as `self` is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.epoll.as_raw_fd()) }
+    }
+}
+
+fn listen(path: PathBuf) -> Result<Listener, VsockError> {
+    let max = address_bytes_max().saturating_sub(PORT_SUFFIX_BYTES);
+    if path.as_os_str().len() > max {
+        return Err(VsockError::PathTooLong { path, max });
+    }
+    let bound =
+        UnixListener::bind(&path).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+    match bound {
+        Ok(socket) => Ok(Listener { socket, path }),
+        Err(source) => Err(VsockError::Listen { path, source }),
+    }
+}
+
+/// Bytes of a path in a socket address, less the final zero.
+fn address_bytes_max() -> usize {
+    // SAFETY: all-zero bytes are a valid `sockaddr_un`.
+    let address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_path.len().saturating_sub(1)
+}
+
+/// Connects without waiting: a listener with a full backlog refuses (`EAGAIN`), which std's blocking connect would wait out.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: socket(2) takes no pointers.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `fd` is a new descriptor that nothing else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: all-zero bytes are a valid `sockaddr_un`.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::sa_family_t::try_from(libc::AF_UNIX).unwrap_or_default();
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() > address_bytes_max() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = from.cast_signed();
+    }
+    let len = libc::socklen_t::try_from(size_of::<libc::sockaddr_un>()).unwrap_or_default();
+    // SAFETY: `address` is a live `sockaddr_un` of `len` bytes, its path ended by a zero; the descriptor is open.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), len) };
+    match result {
+        0 => Ok(UnixStream::from(socket)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Reads what waits on `stream` without taking it off.
+pub(super) fn peek(stream: &UnixStream, into: &mut [u8]) -> io::Result<usize> {
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: pointer and length are those of a live, exclusively borrowed slice; the descriptor is open.
+    let got =
+        unsafe { libc::recv(stream.as_raw_fd(), into.as_mut_ptr().cast(), into.len(), flags) };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
