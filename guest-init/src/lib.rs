@@ -1,1 +1,18 @@
-//! TBD
+//! PID 1 of every microVM: it mounts what the runtime needs, starts it, serves the Lambda Runtime API to it on the loopback
+//! device, and tells the agent over one vsock stream what comes of it.
+//!
+//! Everything is here but the entry point: the binary adds `_start` and what a program without a C library lacks. Modules
+//! that decide something do no I/O and are tested on the host; [`worker`] is the loop that does it for them.
+
+#![cfg_attr(not(test), no_std)]
+
+pub mod arena;
+pub mod environment;
+pub mod guest;
+pub mod http;
+pub mod limits;
+pub mod link;
+pub mod route;
+pub mod runtime;
+pub mod server;
+pub mod worker;

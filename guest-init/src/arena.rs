@@ -1,0 +1,51 @@
+//! All the memory that PID 1 works with: one block, cut into pieces once.
+
+use crate::limits::{
+    CONNECTIONS_MAX, EVENT_HEAD_MAX, INBOX_MAX, INPUT_MAX, OUTBOX_MAX, REQUEST_MAX,
+};
+
+/// Bytes of the whole block. It is zeroed memory of which only touched pages are real.
+pub const ARENA_LEN: usize =
+    CONNECTIONS_MAX * INPUT_MAX + OUTBOX_MAX + EVENT_HEAD_MAX + 2 * INBOX_MAX + REQUEST_MAX;
+
+/// The pieces.
+#[derive(Debug)]
+pub struct Arena<'m> {
+    /// One a connection: what it sends.
+    pub inputs: [&'m mut [u8]; CONNECTIONS_MAX],
+    /// Frames to the agent.
+    pub outbox: &'m mut [u8],
+    /// Frames from the agent.
+    pub inbox: &'m mut [u8],
+    /// The body of the `Configure` frame, kept for every start of the runtime.
+    pub configure: &'m mut [u8],
+    /// The head that answers `next`.
+    pub event_head: &'m mut [u8],
+    /// The payload that follows it.
+    pub request: &'m mut [u8],
+}
+
+impl<'m> Arena<'m> {
+    /// Cuts up `memory`; nothing if it is shorter than [`ARENA_LEN`].
+    #[must_use]
+    pub fn cut(memory: &'m mut [u8]) -> Option<Self> {
+        let mut rest = memory;
+        let mut take = |len: usize| -> Option<&'m mut [u8]> {
+            let (piece, behind) = core::mem::take(&mut rest).split_at_mut_checked(len)?;
+            rest = behind;
+            Some(piece)
+        };
+        // The payload comes first, so that it is page-aligned whenever the block is.
+        let request = take(REQUEST_MAX)?;
+        let outbox = take(OUTBOX_MAX)?;
+        let event_head = take(EVENT_HEAD_MAX)?;
+        let inbox = take(INBOX_MAX)?;
+        let configure = take(INBOX_MAX)?;
+        let mut inputs: [&'m mut [u8]; CONNECTIONS_MAX] =
+            core::array::from_fn(|_| Default::default());
+        for input in &mut inputs {
+            *input = take(INPUT_MAX)?;
+        }
+        Some(Self { inputs, outbox, inbox, configure, event_head, request })
+    }
+}

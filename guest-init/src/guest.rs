@@ -1,0 +1,208 @@
+//! The guest's side of the loop: what only a program that is PID 1 of a microVM may do.
+
+#![expect(unsafe_code, reason = "the modules below make system calls that no library offers")]
+
+mod cgroup;
+mod file_systems;
+mod process;
+mod system;
+mod vsock;
+
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, Ipv4Addr, SocketAddrV4, SocketFlags, SocketType};
+use rustix::process::Signal;
+use rustix::system::RebootCommand;
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
+use votive_protocol::{Configure, ExitStatus, FaultCode, GuestFrame, Hello, VERSION};
+
+use crate::arena::Arena;
+use crate::server::Facts;
+use crate::worker::{Descriptors, Ending, Output, Platform, Problem, Worker};
+use cgroup::Cgroup;
+use process::Child;
+
+/// Where the Runtime API listens.
+const RUNTIME_API_PORT: u16 = 9001;
+/// What PID 1 writes to the mark port when it is entered.
+const MARK_ENTERED: u8 = 0x01;
+/// The word on the kernel's command line that asks for messages to its log.
+const DEBUG_WORD: &[u8] = b"votive.debug";
+
+/// A microVM seen from its PID 1.
+#[derive(Debug)]
+pub struct Guest {
+    cgroup: Option<Cgroup>,
+    child: Option<Child>,
+    kernel_log: Option<OwnedFd>,
+}
+
+/// Everything that PID 1 does, from its first instruction to the end of the microVM.
+pub fn run(memory: &'static mut [u8]) -> ! {
+    system::mark(MARK_ENTERED);
+    let started_ns = now_ns();
+    let guest = Guest { cgroup: None, child: None, kernel_log: None };
+    match guest.set_up(memory, started_ns) {
+        Ok(mut worker) => {
+            let ending = worker.serve();
+            let guest = worker.platform();
+            match ending {
+                Ending::Shutdown => guest.say("shutdown"),
+                Ending::LinkLost => guest.say("the agent is gone"),
+                Ending::Fault(problem) => guest.say(problem.detail),
+            }
+            file_systems::leave();
+        }
+        // Without the link there is nobody to tell.
+        Err(Problem { detail, .. }) => system::kernel_message(detail),
+    }
+    power_off()
+}
+
+/// Ends the microVM.
+pub fn power_off() -> ! {
+    system::exit_machine();
+    loop {
+        // The port should have ended it; this is the long way round.
+        let _ = rustix::system::reboot(RebootCommand::PowerOff);
+    }
+}
+
+/// What the binary's panic handler does: the microVM ends, with a word to the kernel's log.
+pub fn panicked() -> ! {
+    system::kernel_message("panic");
+    power_off()
+}
+
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+fn system_problem(call: &'static str) -> impl Fn(Errno) -> Problem {
+    move |errno| Problem::new(FaultCode::System, errno, call)
+}
+
+impl Guest {
+    /// Connects to the agent, then makes ready what does not depend on its configuration while that is on its way.
+    fn set_up(
+        mut self,
+        memory: &'static mut [u8],
+        started_ns: u64,
+    ) -> Result<Worker<'static, Self>, Problem> {
+        let arena = Arena::cut(memory).ok_or(Problem::without_errno(FaultCode::System, "arena"))?;
+        let link = vsock::connect()?;
+        let signals = system::child_signals().map_err(system_problem("signalfd4"))?;
+        let listener = listen();
+        let early = file_systems::mount_early().and_then(|()| Cgroup::mount());
+        let debug = debug_is_wanted();
+        if debug {
+            self.kernel_log = system::open_kernel_log().ok();
+        }
+        // The link stands: from here on a problem can be told, so that the loop is made first.
+        let (listener, problem) = match (listener, early) {
+            (Ok(listener), Ok(())) => (listener, None),
+            (Ok(listener), Err(problem)) => (listener, Some(problem)),
+            (Err(problem), _) => return Err(problem),
+        };
+        let descriptors = Descriptors { link, listener, signals: Some(signals) };
+        let mut worker = Worker::new(self, arena, descriptors)?;
+        worker.announce(&GuestFrame::Hello(Hello { version: VERSION, started_ns }))?;
+        if let Some(problem) = problem {
+            worker.fault(problem);
+            return Err(problem);
+        }
+        Ok(worker)
+    }
+
+    /// Writes to the kernel's log if that was asked for.
+    fn say(&self, message: &str) {
+        if let Some(log) = &self.kernel_log {
+            system::write_kernel_log(log.as_fd(), message);
+        }
+    }
+}
+
+/// Whether the kernel's command line asks for messages.
+fn debug_is_wanted() -> bool {
+    let mut line = [0_u8; 4096];
+    let len = file_systems::read_small("/proc/cmdline", &mut line);
+    let words = line.get(..len).unwrap_or(&[]);
+    words.split(u8::is_ascii_whitespace).any(|word| word == DEBUG_WORD)
+}
+
+/// The Runtime API's socket, on a loopback device that is up.
+fn listen() -> Result<OwnedFd, Problem> {
+    let problem = |errno| Problem::new(FaultCode::RuntimeApi, errno, "127.0.0.1:9001");
+    let socket = rustix::net::socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+    .map_err(problem)?;
+    system::bring_up_loopback(socket.as_fd()).map_err(problem)?;
+    // Connections inherit this: an answer leaves at once, and is not held back until an earlier one is acknowledged.
+    rustix::net::sockopt::set_tcp_nodelay(&socket, true).map_err(problem)?;
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, RUNTIME_API_PORT);
+    rustix::net::bind(&socket, &address).map_err(problem)?;
+    rustix::net::listen(&socket, 16).map_err(problem)?;
+    Ok(socket)
+}
+
+impl Facts for Guest {
+    fn now_ns(&self) -> u64 {
+        now_ns()
+    }
+
+    fn memory_peak_bytes(&self) -> u64 {
+        self.cgroup.as_ref().map_or(0, Cgroup::memory_peak_bytes)
+    }
+}
+
+impl Platform for Guest {
+    fn prepare(&mut self, configure: &Configure<'_>) -> Result<(), Problem> {
+        self.say("configured");
+        let nanoseconds = configure.realtime_ns;
+        let now = Timespec {
+            tv_sec: i64::try_from(nanoseconds / 1_000_000_000).unwrap_or(0),
+            tv_nsec: i64::try_from(nanoseconds % 1_000_000_000).unwrap_or(0),
+        };
+        clock_settime(ClockId::Realtime, now).map_err(system_problem("clock_settime"))?;
+        self.cgroup = Some(Cgroup::make(configure.memory_bytes)?);
+        file_systems::mount_root(configure)?;
+        self.say("mounted");
+        Ok(())
+    }
+
+    fn start(&mut self, configure: &Configure<'_>) -> Result<Option<Output>, Problem> {
+        let cgroup =
+            self.cgroup.as_mut().ok_or(Problem::without_errno(FaultCode::Cgroup, "runtime"))?;
+        cgroup.begin_life();
+        let (child, output) = process::start(configure, cgroup.directory())?;
+        self.child = Some(child);
+        self.say("runtime started");
+        Ok(Some(output))
+    }
+
+    fn terminate(&mut self) {
+        if let Some(child) = &self.child {
+            let _ = rustix::process::kill_process(child.pid(), Signal::TERM);
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
+    }
+
+    fn reap(&mut self) -> Result<Option<ExitStatus>, Problem> {
+        process::reap(&mut self.child)
+    }
+
+    fn out_of_memory(&mut self) -> bool {
+        self.cgroup.as_ref().is_some_and(Cgroup::out_of_memory)
+    }
+}

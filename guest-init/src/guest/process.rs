@@ -1,0 +1,234 @@
+//! The runtime's process: what it is given, and how it becomes an unprivileged program.
+
+use core::ffi::CStr;
+use core::ptr;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Access, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, Resource, Rlimit, WaitOptions, WaitStatus};
+use votive_protocol::{Configure, ExitStatus, FaultCode};
+
+use super::system::{self, Forked};
+use crate::environment::{self, BOOTSTRAPS, RUNTIME_API, TASK_ROOT};
+use crate::worker::{Output, Problem};
+
+/// Descriptors of a function (CONTRACT 4.5).
+const NOFILE: u64 = 1024;
+/// Variables, and words of a command line, that a process can be started with.
+const POINTERS_MAX: usize = 4096;
+/// Bytes of all variables: the function's own and its credentials (16 KiB each at most), and PID 1's.
+const VARIABLES_MAX: usize = 48 * 1024;
+/// The longest path of a program.
+const PATH_MAX: usize = 1024;
+/// Children that one signal's worth of reaping takes; more are taken with the next.
+const REAP_MAX: usize = 4096;
+
+/// What the child was doing when it failed, and the error number: `stage << 16 | errno`. It is written to memory that
+/// parent and child share.
+#[derive(Debug)]
+pub(super) struct Child {
+    pid: Pid,
+    failure: &'static AtomicU32,
+}
+
+impl Child {
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    fn problem(&self) -> Option<Problem> {
+        let failure = self.failure.load(Ordering::Acquire);
+        let errno = Errno::from_raw_os_error(i32::try_from(failure & 0xffff).unwrap_or(0));
+        match failure >> 16 {
+            0 => None,
+            1 => Some(Problem::new(FaultCode::InvalidWorkingDirectory, errno, "chdir")),
+            2 => Some(Problem::new(FaultCode::InvalidEntrypoint, errno, "execve")),
+            _ => Some(Problem::new(FaultCode::System, errno, "privileges")),
+        }
+    }
+}
+
+/// A step that the child may fail at.
+#[derive(Clone, Copy)]
+enum Stage {
+    Directory = 1,
+    Execute = 2,
+    Privileges = 3,
+}
+
+/// Starts the runtime in the control group that `cgroup` is the directory of.
+pub(super) fn start(
+    configure: &Configure<'_>,
+    cgroup: BorrowedFd<'_>,
+) -> Result<(Child, Output), Problem> {
+    let problem = |call| move |errno| Problem::new(FaultCode::System, errno, call);
+    let failure = system::shared_word().map_err(problem("mmap"))?;
+    failure.store(0, Ordering::Release);
+    let mut program = [0_u8; PATH_MAX];
+    let mut variables = [0_u8; VARIABLES_MAX];
+    let too_long = Problem::without_errno(FaultCode::System, "environment");
+    let len = environment::write(configure, RUNTIME_API, &mut variables).ok_or(too_long)?;
+    let variables = variables.get(..len).unwrap_or(&[]);
+    let program = find_program(configure, variables, &mut program)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(problem("/dev/null"))?;
+    let (stdout, child_stdout) = pipe(configure).map_err(problem("pipe2"))?;
+    let (stderr, child_stderr) = pipe(configure).map_err(problem("pipe2"))?;
+    match system::fork_into(cgroup).map_err(problem("clone3"))? {
+        Forked::Parent(pid) => Ok((Child { pid, failure }, Output { stdout, stderr })),
+        Forked::Child => {
+            let standard = [null.as_fd(), child_stdout.as_fd(), child_stderr.as_fd()];
+            let (stage, errno) = become_runtime(configure, program, variables, standard);
+            let errno = u32::try_from(errno.raw_os_error()).unwrap_or(0);
+            failure.store(((stage as u32) << 16) | (errno & 0xffff), Ordering::Release);
+            system::exit(127)
+        }
+    }
+}
+
+/// A pipe whose reading end does not block, and whose writing end the runtime may open again by its name in `/proc`.
+fn pipe(configure: &Configure<'_>) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&reader, true)?;
+    let (uid, gid) = ids(configure);
+    rustix::fs::fchown(&writer, Some(uid), Some(gid))?;
+    Ok((reader, writer))
+}
+
+fn ids(configure: &Configure<'_>) -> (Uid, Gid) {
+    (Uid::from_raw(configure.uid), Gid::from_raw(configure.gid))
+}
+
+/// The program's path: the first word of the command line, looked for in `PATH` if it names no directory; otherwise the
+/// first `bootstrap` that is there.
+fn find_program<'a>(
+    configure: &Configure<'_>,
+    variables: &[u8],
+    path: &'a mut [u8],
+) -> Result<&'a CStr, Problem> {
+    let missing = Problem::new(FaultCode::InvalidEntrypoint, Errno::NOENT, "bootstrap");
+    let exists = |path: &CStr| rustix::fs::access(path, Access::EXISTS).is_ok();
+    let Some(word) = configure.arguments.iter().next() else {
+        for bootstrap in BOOTSTRAPS {
+            if put(path, &[bootstrap.as_bytes()]).is_some_and(exists) {
+                return put(path, &[bootstrap.as_bytes()]).ok_or(missing);
+            }
+        }
+        return Err(missing);
+    };
+    if word.contains(&b'/') {
+        return put(path, &[word]).ok_or(missing);
+    }
+    let directories = environment::value_of(variables, "PATH").unwrap_or(b"/usr/bin:/bin");
+    for directory in directories.split(|byte| *byte == b':') {
+        if put(path, &[directory, b"/", word]).is_some_and(exists) {
+            return put(path, &[directory, b"/", word]).ok_or(missing);
+        }
+    }
+    Err(missing)
+}
+
+/// Puts a path together.
+fn put<'a>(path: &'a mut [u8], parts: &[&[u8]]) -> Option<&'a CStr> {
+    let mut len = 0;
+    for part in parts {
+        path.get_mut(len..len + part.len())?.copy_from_slice(part);
+        len += part.len();
+    }
+    *path.get_mut(len)? = 0;
+    CStr::from_bytes_with_nul(path.get(..=len)?).ok()
+}
+
+/// Everything between `fork` and the runtime's first instruction. Only comes back if something failed.
+fn become_runtime(
+    configure: &Configure<'_>,
+    program: &CStr,
+    variables: &[u8],
+    standard: [BorrowedFd<'_>; 3],
+) -> (Stage, Errno) {
+    if let Err(errno) = give_up_privileges(configure, standard) {
+        return (Stage::Privileges, errno);
+    }
+    let directory = match configure.working_directory {
+        "" => TASK_ROOT,
+        directory => directory,
+    };
+    if let Err(errno) = rustix::process::chdir(directory) {
+        return (Stage::Directory, errno);
+    }
+    let mut argv = [ptr::null(); POINTERS_MAX];
+    let mut envp = [ptr::null(); POINTERS_MAX];
+    let arguments = configure.arguments.as_bytes();
+    let fits = if arguments.is_empty() {
+        argv[0] = program.as_ptr().cast();
+        true
+    } else {
+        point_at(arguments, &mut argv)
+    };
+    if !fits || !point_at(variables, &mut envp) {
+        return (Stage::Execute, Errno::TOOBIG);
+    }
+    (Stage::Execute, system::execute(program, &argv, &envp))
+}
+
+/// Fills `pointers` with the starts of the strings in `list`, each ended by a NUL; a null pointer stays behind the last.
+fn point_at(list: &[u8], pointers: &mut [*const u8; POINTERS_MAX]) -> bool {
+    let mut rest = list;
+    let mut places = pointers.iter_mut();
+    while let Some(end) = rest.iter().position(|byte| *byte == 0) {
+        match places.next() {
+            Some(place) if places.len() > 0 => *place = rest.as_ptr(),
+            _ => return false,
+        }
+        rest = rest.get(end + 1..).unwrap_or(&[]);
+    }
+    true
+}
+
+fn give_up_privileges(
+    configure: &Configure<'_>,
+    standard: [BorrowedFd<'_>; 3],
+) -> Result<(), Errno> {
+    rustix::process::setsid()?;
+    system::unblock_signals()?;
+    let [stdin, stdout, stderr] = standard;
+    rustix::stdio::dup2_stdin(stdin)?;
+    rustix::stdio::dup2_stdout(stdout)?;
+    rustix::stdio::dup2_stderr(stderr)?;
+    let limit = |value| Rlimit { current: Some(value), maximum: Some(value) };
+    rustix::process::setrlimit(Resource::Nofile, limit(NOFILE))?;
+    rustix::process::setrlimit(Resource::Core, limit(0))?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    system::drop_bounding_set()?;
+    let (uid, gid) = ids(configure);
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    rustix::thread::set_no_new_privs(true)
+}
+
+/// Takes the status of every child that ended.
+pub(super) fn reap(child: &mut Option<Child>) -> Result<Option<ExitStatus>, Problem> {
+    let mut status = None;
+    for _ in 0..REAP_MAX {
+        let Ok(Some((pid, ended))) = rustix::process::wait(WaitOptions::NOHANG) else { break };
+        if child.as_ref().is_some_and(|runtime| runtime.pid == pid) {
+            if let Some(problem) = child.take().and_then(|runtime| runtime.problem()) {
+                return Err(problem);
+            }
+            status = Some(exit_status(ended));
+        }
+    }
+    Ok(status)
+}
+
+fn exit_status(ended: WaitStatus) -> ExitStatus {
+    let byte = |number: i32| u8::try_from(number).unwrap_or(u8::MAX);
+    match (ended.exit_status(), ended.terminating_signal()) {
+        (_, Some(signal)) => ExitStatus::Signal(byte(signal)),
+        (code, None) => ExitStatus::Code(byte(code.unwrap_or(0))),
+    }
+}

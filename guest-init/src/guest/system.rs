@@ -1,0 +1,219 @@
+//! What no library offers: port I/O, the system calls that rustix keeps to itself, and the loopback device.
+
+use core::arch::asm;
+use core::ffi::CStr;
+use core::sync::atomic::AtomicU32;
+
+use linux_raw_sys::general as raw;
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags};
+use rustix::process::Pid;
+
+/// A byte written here is a mark with a time on the host.
+const MARK_PORT: u16 = 0xf4;
+/// A byte written here ends the microVM; 0 is a power-off.
+const EXIT_PORT: u16 = 0xf5;
+/// Capabilities that a kernel may know; asking for the first that it does not ends the loop.
+const CAPABILITIES_MAX: usize = 64;
+
+/// One system call.
+///
+/// # Safety
+/// The call with these arguments must not break what Rust relies on: pointers must be valid for what the kernel does with
+/// them, and descriptors that it closes or makes must be owned accordingly.
+unsafe fn call(number: u32, arguments: [usize; 5]) -> Result<usize, Errno> {
+    let [first, second, third, fourth, fifth] = arguments;
+    let result: isize;
+    // SAFETY: the x86-64 calling convention of Linux: arguments in these registers, rcx and r11 clobbered, nothing of the
+    // stack touched. What the call does is the caller's promise.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number as usize => result,
+            in("rdi") first,
+            in("rsi") second,
+            in("rdx") third,
+            in("r10") fourth,
+            in("r8") fifth,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    match usize::try_from(result) {
+        Ok(value) => Ok(value),
+        Err(_) => Err(Errno::from_raw_os_error(i32::try_from(-result).unwrap_or(i32::MAX))),
+    }
+}
+
+/// Writes a byte to a port, with the permission for just as long.
+fn write_port(port: u16, byte: u8) {
+    // SAFETY: ioperm takes no pointers; it lets this thread use one port, which the VMM listens on.
+    if unsafe { call(raw::__NR_ioperm, [usize::from(port), 1, 1, 0, 0]) }.is_err() {
+        return;
+    }
+    // SAFETY: the permission was just given; the instruction touches no memory.
+    unsafe { asm!("out dx, al", in("dx") port, in("al") byte, options(nomem, nostack)) };
+    // SAFETY: as above; it takes the permission back, so that no child inherits it.
+    let _ = unsafe { call(raw::__NR_ioperm, [usize::from(port), 1, 0, 0, 0]) };
+}
+
+/// Makes a mark.
+pub(super) fn mark(byte: u8) {
+    write_port(MARK_PORT, byte);
+}
+
+/// Ends the microVM, if the VMM has an exit port.
+pub(super) fn exit_machine() {
+    write_port(EXIT_PORT, 0);
+}
+
+/// A bit for a signal in the kernel's signal set.
+const fn signal_bit(signal: u32) -> u64 {
+    1 << (signal - 1)
+}
+
+fn set_signal_mask(mask: u64) -> Result<(), Errno> {
+    let how = raw::SIG_SETMASK as usize;
+    let set = (&raw const mask) as usize;
+    // SAFETY: `set` points to eight readable bytes for the time of the call, and the old mask is not asked for.
+    unsafe { call(raw::__NR_rt_sigprocmask, [how, set, 0, size_of::<u64>(), 0]) }.map(drop)
+}
+
+/// Blocks SIGCHLD and gives a descriptor that is readable when a child has ended.
+pub(super) fn child_signals() -> Result<OwnedFd, Errno> {
+    let mask = signal_bit(raw::SIGCHLD);
+    set_signal_mask(mask)?;
+    let flags = (raw::O_NONBLOCK | raw::O_CLOEXEC) as usize;
+    let set = (&raw const mask) as usize;
+    // SAFETY: `set` points to eight readable bytes for the time of the call; -1 asks for a new descriptor.
+    let fd = unsafe { call(raw::__NR_signalfd4, [usize::MAX, set, size_of::<u64>(), flags, 0]) }?;
+    // SAFETY: the kernel just made this descriptor for us, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap_or(-1)) })
+}
+
+/// Blocks no signal.
+pub(super) fn unblock_signals() -> Result<(), Errno> {
+    set_signal_mask(0)
+}
+
+/// Which side of a fork this is.
+pub(super) enum Forked {
+    Parent(Pid),
+    Child,
+}
+
+/// Forks; the child begins its life in the control group that `cgroup` is the directory of.
+pub(super) fn fork_into(cgroup: BorrowedFd<'_>) -> Result<Forked, Errno> {
+    // SAFETY: clone_args is plain data for which zeros are a value.
+    let mut arguments: raw::clone_args = unsafe { core::mem::zeroed() };
+    arguments.flags = raw::CLONE_INTO_CGROUP;
+    arguments.exit_signal = u64::from(raw::SIGCHLD);
+    arguments.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or(0);
+    let pointer = (&raw mut arguments) as usize;
+    // SAFETY: `pointer` is valid for the size that is given. Without CLONE_VM the child has a copy of the whole address
+    // space, stack included, and this process has one thread: both sides go on as if nothing had happened.
+    let pid = unsafe { call(raw::__NR_clone3, [pointer, size_of::<raw::clone_args>(), 0, 0, 0]) }?;
+    match i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        Some(pid) => Ok(Forked::Parent(pid)),
+        None => Ok(Forked::Child),
+    }
+}
+
+/// Becomes another program; only comes back if that failed. Both lists end with a null pointer, the pointers before it are
+/// NUL-terminated strings.
+pub(super) fn execute<const N: usize>(
+    program: &CStr,
+    argv: &[*const u8; N],
+    envp: &[*const u8; N],
+) -> Errno {
+    let arguments =
+        [program.as_ptr() as usize, argv.as_ptr() as usize, envp.as_ptr() as usize, 0, 0];
+    // SAFETY: `program` is a C string; the caller ends both lists with a null pointer and fills them with C strings that
+    // outlive the call.
+    match unsafe { call(raw::__NR_execve, arguments) } {
+        Ok(_) => Errno::NOSYS,
+        Err(errno) => errno,
+    }
+}
+
+/// Ends this process.
+pub(super) fn exit(code: u8) -> ! {
+    loop {
+        // SAFETY: exit_group takes no pointers and does not come back.
+        let _ = unsafe { call(raw::__NR_exit_group, [usize::from(code), 0, 0, 0, 0]) };
+    }
+}
+
+/// Leaves no capability that a later program could ever have.
+pub(super) fn drop_bounding_set() -> Result<(), Errno> {
+    const PR_CAPBSET_DROP: usize = 24;
+    for capability in 0..CAPABILITIES_MAX {
+        // SAFETY: this prctl takes no pointers.
+        match unsafe { call(raw::__NR_prctl, [PR_CAPBSET_DROP, capability, 0, 0, 0]) } {
+            Ok(_) => {}
+            Err(Errno::INVAL) => return Ok(()),
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// A word of memory that a fork shares.
+pub(super) fn shared_word() -> Result<&'static AtomicU32, Errno> {
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches no memory that Rust knows of.
+    let page = unsafe {
+        rustix::mm::mmap_anonymous(core::ptr::null_mut(), 4096, protection, MapFlags::SHARED)
+    }?;
+    // SAFETY: the page is readable, writable, aligned and zero, never unmapped, and only used as this word.
+    Ok(unsafe { AtomicU32::from_ptr(page.cast()) })
+}
+
+/// `struct ifreq` of linux/if.h, as SIOCSIFFLAGS reads it.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; 16],
+    flags: u16,
+    rest: [u8; 22],
+}
+
+const _: () = assert!(size_of::<InterfaceRequest>() == 40);
+
+/// Brings the loopback device up.
+pub(super) fn bring_up_loopback(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    const SIOCSIFFLAGS: usize = 0x8914;
+    const IFF_UP: u16 = 1;
+    let mut request = InterfaceRequest { name: [0; 16], flags: IFF_UP, rest: [0; 22] };
+    request.name[..2].copy_from_slice(b"lo");
+    let fd = usize::try_from(socket.as_raw_fd()).unwrap_or(usize::MAX);
+    let pointer = (&raw mut request) as usize;
+    // SAFETY: `pointer` is valid for an `ifreq`, which is all that this ioctl reads.
+    unsafe { call(raw::__NR_ioctl, [fd, SIOCSIFFLAGS, pointer, 0, 0]) }.map(drop)
+}
+
+/// Opens the kernel's log.
+pub(super) fn open_kernel_log() -> Result<OwnedFd, Errno> {
+    rustix::fs::open("/dev/kmsg", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Adds a line to the kernel's log.
+pub(super) fn write_kernel_log(log: BorrowedFd<'_>, message: &str) {
+    let mut line = [0_u8; 128];
+    let mut writer = crate::http::Writer::new(&mut line);
+    writer.push(b"<6>votive-init: ");
+    writer.push(message.as_bytes().get(..96).unwrap_or(message.as_bytes()));
+    writer.push(b"\n");
+    let len = writer.finish().unwrap_or(0);
+    let _ = rustix::io::write(log, line.get(..len).unwrap_or(&[]));
+}
+
+/// Adds a line to the kernel's log, if it can be opened.
+pub(super) fn kernel_message(message: &str) {
+    if let Ok(log) = open_kernel_log() {
+        use rustix::fd::AsFd;
+        write_kernel_log(log.as_fd(), message);
+    }
+}

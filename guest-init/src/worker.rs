@@ -1,0 +1,743 @@
+//! The loop: one epoll set, one thread, all of PID 1's waiting.
+//!
+//! ```text
+//!  Absent --Configure/Invoke--> Alive --its process ended--> Ending --pipes and connections drained--> Absent
+//!                                 ^  \--Reset: killed-----------^                                         |
+//!                                 +-------------------------- next Invoke --------------------------------+
+//! ```
+//! What is ready is served in an order that keeps a runtime's output true: its log before its requests, its requests before
+//! its end. Nothing is read from the runtime without room for it in the outbox, so that an agent which does not read stops
+//! the runtime and not PID 1.
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::{Errno, IoSlice};
+use rustix::net::{Shutdown as NetShutdown, SocketFlags};
+use votive_protocol::{
+    Configure, ExitStatus, Fault, FaultCode, GuestFrame, HostFrame, LogStream, Phase, PhaseName,
+    RuntimeExited,
+};
+
+use crate::arena::Arena;
+use crate::limits::{CONNECTIONS_MAX, LOG_CHUNK, STEP_ROOM};
+use crate::link::Inbox;
+use crate::server::{Facts, Place, Server};
+
+/// How long the end of a killed runtime is waited for before the microVM is ended with it.
+const KILL_WAIT_NS: u64 = 2_000_000_000;
+/// How long the last frames may take on their way out.
+const LAST_WORDS_NS: u64 = 1_000_000_000;
+/// Attempts to end a wait that a signal keeps interrupting.
+const WAIT_ATTEMPTS: usize = 8;
+
+const SIGNALS: u64 = 0;
+const STDOUT: u64 = 1;
+const STDERR: u64 = 2;
+const LINK: u64 = 3;
+const LISTENER: u64 = 4;
+const CLIENTS: u64 = 5;
+/// Everything that can be ready at once.
+const EVENTS_MAX: usize = CLIENTS as usize + CONNECTIONS_MAX;
+
+/// Why PID 1 cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What it was doing.
+    pub code: FaultCode,
+    /// The system's error number; 0 if there is none.
+    pub errno: u16,
+    /// Which path, field or system call.
+    pub detail: &'static str,
+}
+
+impl Problem {
+    /// A system call failed.
+    #[must_use]
+    pub fn new(code: FaultCode, errno: Errno, detail: &'static str) -> Self {
+        Self { code, errno: u16::try_from(errno.raw_os_error()).unwrap_or(0), detail }
+    }
+
+    /// Something else is wrong.
+    #[must_use]
+    pub const fn without_errno(code: FaultCode, detail: &'static str) -> Self {
+        Self { code, errno: 0, detail }
+    }
+}
+
+/// How [`Worker::serve`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The agent asked for it.
+    Shutdown,
+    /// The agent is gone.
+    LinkLost,
+    /// It could not go on; the agent was told.
+    Fault(Problem),
+}
+
+/// The reading ends of a runtime's output.
+#[derive(Debug)]
+pub struct Output {
+    /// Its standard output.
+    pub stdout: OwnedFd,
+    /// Its standard error.
+    pub stderr: OwnedFd,
+}
+
+/// What the loop does to the system: mounts and processes. A guest has them; a test on the host brings its own.
+pub trait Platform: Facts {
+    /// Does what a configuration asks for before the runtime can be started; called once.
+    ///
+    /// # Errors
+    /// PID 1 cannot go on.
+    fn prepare(&mut self, configure: &Configure<'_>) -> Result<(), Problem>;
+    /// Starts the runtime. Nothing is started without an [`Output`].
+    ///
+    /// # Errors
+    /// PID 1 cannot go on.
+    fn start(&mut self, configure: &Configure<'_>) -> Result<Option<Output>, Problem>;
+    /// Asks the runtime to end.
+    fn terminate(&mut self);
+    /// Kills the runtime and everything that it started.
+    fn kill(&mut self);
+    /// Takes the status of every child that ended; gives that of the runtime if it is among them.
+    ///
+    /// # Errors
+    /// The runtime could not be executed: PID 1 cannot go on.
+    fn reap(&mut self) -> Result<Option<ExitStatus>, Problem>;
+    /// Whether the kernel killed a process of this runtime for want of memory.
+    fn out_of_memory(&mut self) -> bool;
+}
+
+/// The runtime's process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Process {
+    Absent,
+    Alive,
+    /// It ended, and what it left in pipes and sockets is still being read. `restart` says that an invocation came after
+    /// its end and waits for the next process.
+    Ending {
+        status: ExitStatus,
+        restart: bool,
+    },
+}
+
+/// What a frame of the agent's asks for beyond the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Command {
+    Nothing,
+    Configured,
+    Invoked,
+    Reset,
+    Shutdown { grace_ms: u32 },
+}
+
+/// The descriptors that the loop begins with.
+#[derive(Debug)]
+pub struct Descriptors {
+    /// The stream to the agent; not blocking.
+    pub link: OwnedFd,
+    /// The Runtime API's socket; not blocking.
+    pub listener: OwnedFd,
+    /// A signalfd for SIGCHLD, if there are children; not blocking.
+    pub signals: Option<OwnedFd>,
+}
+
+/// One client of the Runtime API.
+#[derive(Debug)]
+struct Client {
+    socket: OwnedFd,
+    interest: EventFlags,
+}
+
+/// The loop and all that it serves.
+#[derive(Debug)]
+pub struct Worker<'m, P> {
+    platform: P,
+    server: Server<'m>,
+    inbox: Inbox<'m>,
+    configure: &'m mut [u8],
+    configure_len: usize,
+    descriptors: Descriptors,
+    epoll: OwnedFd,
+    link_interest: EventFlags,
+    accepting: bool,
+    clients: [Option<Client>; CONNECTIONS_MAX],
+    logs: [Option<OwnedFd>; 2],
+    process: Process,
+    /// When the runtime's time to end is over, in `CLOCK_MONOTONIC` nanoseconds; set by `Shutdown`.
+    stopping: Option<u64>,
+    killed: bool,
+}
+
+/// What is ready, one bit a token.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ready {
+    readable: u32,
+    writable: u32,
+}
+
+const _: () = assert!(EVENTS_MAX <= 32);
+
+impl Ready {
+    fn reads(self, token: u64) -> bool {
+        self.readable & (1 << token) != 0
+    }
+
+    fn writes(self, token: u64) -> bool {
+        self.writable & (1 << token) != 0
+    }
+}
+
+fn system(errno: Errno, call: &'static str) -> Problem {
+    Problem::new(FaultCode::System, errno, call)
+}
+
+fn frame_problem(detail: &'static str) -> Stop {
+    Stop::Fault(Problem::without_errno(FaultCode::Frame, detail))
+}
+
+/// Why the loop stops.
+enum Stop {
+    Shutdown,
+    LinkLost,
+    Fault(Problem),
+}
+
+impl From<Problem> for Stop {
+    fn from(problem: Problem) -> Self {
+        Self::Fault(problem)
+    }
+}
+
+impl<'m, P: Platform> Worker<'m, P> {
+    /// A loop over `descriptors` with the memory of `arena`.
+    ///
+    /// # Errors
+    /// The kernel refused an epoll set.
+    pub fn new(platform: P, arena: Arena<'m>, descriptors: Descriptors) -> Result<Self, Problem> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(|errno| system(errno, "epoll_create1"))?;
+        let add = |source: &OwnedFd, token: u64| {
+            epoll::add(&epoll, source, EventData::new_u64(token), EventFlags::IN)
+                .map_err(|errno| system(errno, "epoll_ctl"))
+        };
+        add(&descriptors.link, LINK)?;
+        add(&descriptors.listener, LISTENER)?;
+        if let Some(signals) = &descriptors.signals {
+            add(signals, SIGNALS)?;
+        }
+        let (server, inbox, configure) = Server::new(arena);
+        Ok(Self {
+            platform,
+            server,
+            inbox: Inbox::new(inbox),
+            configure,
+            configure_len: 0,
+            descriptors,
+            epoll,
+            link_interest: EventFlags::IN,
+            accepting: true,
+            clients: Default::default(),
+            logs: [None, None],
+            process: Process::Absent,
+            stopping: None,
+            killed: false,
+        })
+    }
+
+    /// Adds a frame to the agent's before the loop begins.
+    pub fn announce(&mut self, frame: &GuestFrame<'_>) -> Result<(), Problem> {
+        self.server.outbox.push(frame);
+        match self.flush_link() {
+            Err(Stop::Fault(problem)) => Err(problem),
+            _ => Ok(()),
+        }
+    }
+
+    /// The platform.
+    pub fn platform(&mut self) -> &mut P {
+        &mut self.platform
+    }
+
+    /// Serves until the agent ends it, is gone, or something fails. The agent has been told why, if it still listens.
+    pub fn serve(&mut self) -> Ending {
+        loop {
+            match self.turn() {
+                Ok(()) => {}
+                Err(Stop::LinkLost) => return Ending::LinkLost,
+                Err(Stop::Shutdown) => {
+                    self.last_words();
+                    return Ending::Shutdown;
+                }
+                Err(Stop::Fault(problem)) => {
+                    self.fault(problem);
+                    return Ending::Fault(problem);
+                }
+            }
+        }
+    }
+
+    /// Tells the agent that PID 1 cannot go on.
+    pub fn fault(&mut self, problem: Problem) {
+        let Problem { code, errno, detail } = problem;
+        self.server.outbox.push(&GuestFrame::Fault(Fault { code, errno, detail }));
+        self.last_words();
+    }
+
+    /// One wait and what came of it.
+    fn turn(&mut self) -> Result<(), Stop> {
+        self.flush_link()?;
+        if self.server.outbox.room() < STEP_ROOM {
+            return self.wait_for_link();
+        }
+        let ready = self.wait()?;
+        if ready.reads(SIGNALS) {
+            self.take_signals()?;
+        }
+        self.read_log(ready, STDOUT, LogStream::Stdout)?;
+        self.read_log(ready, STDERR, LogStream::Stderr)?;
+        if ready.reads(LINK) {
+            self.read_link()?;
+        }
+        if ready.reads(LISTENER) {
+            self.accept()?;
+        }
+        for index in 0..CONNECTIONS_MAX {
+            let token = CLIENTS + index as u64;
+            if ready.writes(token) {
+                self.flush_client(index)?;
+            }
+            if ready.reads(token) {
+                self.read_client(index)?;
+            }
+        }
+        self.flush_stirred()?;
+        if self.server.outbox.lost() > 0 {
+            return Err(Problem::without_errno(FaultCode::System, "outbox").into());
+        }
+        self.finish_ending()?;
+        self.check_stopping()
+    }
+
+    /// Waits for anything.
+    fn wait(&mut self) -> Result<Ready, Stop> {
+        let timeout = self.stopping.map(|deadline_ns| {
+            let left = deadline_ns.saturating_sub(self.platform.now_ns());
+            timespec(left)
+        });
+        let mut events =
+            [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; EVENTS_MAX];
+        let count = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+            Ok(count) => count,
+            Err(Errno::INTR) => 0,
+            Err(errno) => return Err(system(errno, "epoll_wait").into()),
+        };
+        let mut ready = Ready::default();
+        for event in events.iter().take(count) {
+            let bit = 1_u32 << (event.data.u64() & 31);
+            let flags = event.flags;
+            if flags
+                .intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR | EventFlags::RDHUP)
+            {
+                ready.readable |= bit;
+            }
+            if flags.contains(EventFlags::OUT) {
+                ready.writable |= bit;
+            }
+        }
+        Ok(ready)
+    }
+
+    /// Waits for the link alone: the outbox is too full to read anything that would add to it.
+    fn wait_for_link(&mut self) -> Result<(), Stop> {
+        let link = &self.descriptors.link;
+        let mut wanted = [PollFd::new(link, PollFlags::IN | PollFlags::OUT)];
+        match poll(&mut wanted, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(system(errno, "poll").into()),
+        }
+        let came = wanted[0].revents();
+        if came.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            self.read_link()?;
+        }
+        Ok(())
+    }
+
+    /// Writes frames as far as the link takes them.
+    fn flush_link(&mut self) -> Result<(), Stop> {
+        let outbox = &mut self.server.outbox;
+        while !outbox.pending().is_empty() {
+            match rustix::io::write(&self.descriptors.link, outbox.pending()) {
+                Ok(len) => outbox.written(len),
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                Err(_) => return Err(Stop::LinkLost),
+            }
+        }
+        let wanted = if outbox.pending().is_empty() {
+            EventFlags::IN
+        } else {
+            EventFlags::IN | EventFlags::OUT
+        };
+        if wanted != self.link_interest {
+            let data = EventData::new_u64(LINK);
+            epoll::modify(&self.epoll, &self.descriptors.link, data, wanted)
+                .map_err(|errno| system(errno, "epoll_ctl"))?;
+            self.link_interest = wanted;
+        }
+        Ok(())
+    }
+
+    /// Gives the last frames a moment to leave.
+    fn last_words(&mut self) {
+        for _ in 0..WAIT_ATTEMPTS {
+            if self.flush_link().is_err() || self.server.outbox.pending().is_empty() {
+                return;
+            }
+            let mut wanted = [PollFd::new(&self.descriptors.link, PollFlags::OUT)];
+            let _ = poll(&mut wanted, Some(&timespec(LAST_WORDS_NS / WAIT_ATTEMPTS as u64)));
+        }
+    }
+
+    /// Reads frames from the agent.
+    fn read_link(&mut self) -> Result<(), Stop> {
+        match rustix::io::read(&self.descriptors.link, self.inbox.space()) {
+            Ok(0) => return Err(Stop::LinkLost),
+            Ok(len) => self.inbox.received(len),
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
+            Err(_) => return Err(Stop::LinkLost),
+        }
+        while let Some(command) = self.take_frame()? {
+            self.obey(command)?;
+        }
+        self.flush_stirred()
+    }
+
+    /// Takes one frame; what it says to the server, the server is told.
+    fn take_frame(&mut self) -> Result<Option<Command>, Stop> {
+        let taken = self.inbox.take().map_err(|_| frame_problem("header"))?;
+        let Some((kind, body)) = taken else { return Ok(None) };
+        let frame = HostFrame::decode(kind, body).map_err(|_| frame_problem("body"))?;
+        let configured = self.configure_len > 0;
+        let command = match frame {
+            HostFrame::Configure(_) if !configured => {
+                let Some(place) = self.configure.get_mut(..body.len()) else {
+                    return Err(frame_problem("Configure"));
+                };
+                place.copy_from_slice(body);
+                self.configure_len = body.len();
+                Command::Configured
+            }
+            HostFrame::Invoke(invoke) if configured => {
+                self.server.invoke(&invoke, &self.platform).map_err(|_| frame_problem("Invoke"))?;
+                Command::Invoked
+            }
+            HostFrame::Payload(bytes) if configured => {
+                self.server.payload(bytes).map_err(|_| frame_problem("Payload"))?;
+                Command::Nothing
+            }
+            HostFrame::Reset(_) if configured => Command::Reset,
+            HostFrame::Shutdown(shutdown) => Command::Shutdown { grace_ms: shutdown.grace_ms },
+            _ => return Err(frame_problem("order")),
+        };
+        Ok(Some(command))
+    }
+
+    fn obey(&mut self, command: Command) -> Result<(), Stop> {
+        match command {
+            Command::Nothing => Ok(()),
+            Command::Configured => {
+                self.phase(PhaseName::Configured);
+                let configure = decode_configure(self.configure.get(..self.configure_len))?;
+                self.platform.prepare(&configure)?;
+                self.start()
+            }
+            Command::Invoked => match self.process {
+                Process::Absent if self.stopping.is_none() => self.start(),
+                Process::Ending { status, .. } => {
+                    self.process = Process::Ending { status, restart: true };
+                    Ok(())
+                }
+                Process::Absent | Process::Alive => Ok(()),
+            },
+            // Without a process its end has been reported already: that report answers this.
+            Command::Reset => {
+                if self.process == Process::Alive {
+                    self.platform.kill();
+                }
+                Ok(())
+            }
+            Command::Shutdown { grace_ms } => self.stop(grace_ms),
+        }
+    }
+
+    fn stop(&mut self, grace_ms: u32) -> Result<(), Stop> {
+        let grace_ns = u64::from(grace_ms) * 1_000_000;
+        if self.process == Process::Alive && grace_ns > 0 {
+            self.platform.terminate();
+        } else {
+            self.platform.kill();
+            self.killed = true;
+        }
+        let wait_ns = if self.killed { KILL_WAIT_NS } else { grace_ns };
+        self.stopping = Some(self.platform.now_ns().saturating_add(wait_ns));
+        self.check_stopping()
+    }
+
+    /// Whether it is time to go, or to stop asking nicely.
+    fn check_stopping(&mut self) -> Result<(), Stop> {
+        let Some(deadline_ns) = self.stopping else { return Ok(()) };
+        if self.process == Process::Absent {
+            return Err(Stop::Shutdown);
+        }
+        let now_ns = self.platform.now_ns();
+        if now_ns < deadline_ns {
+            return Ok(());
+        }
+        if self.killed {
+            return Err(Stop::Shutdown);
+        }
+        self.platform.kill();
+        self.killed = true;
+        self.stopping = Some(now_ns.saturating_add(KILL_WAIT_NS));
+        Ok(())
+    }
+
+    fn phase(&mut self, name: PhaseName) {
+        let at_ns = self.platform.now_ns();
+        self.server.outbox.push(&GuestFrame::Phase(Phase { name, at_ns }));
+    }
+
+    /// Starts the runtime.
+    fn start(&mut self) -> Result<(), Stop> {
+        let configure = decode_configure(self.configure.get(..self.configure_len))?;
+        self.server.runtime_started();
+        let output = self.platform.start(&configure)?;
+        self.phase(PhaseName::RuntimeStarted);
+        let Some(Output { stdout, stderr }) = output else { return Ok(()) };
+        for (pipe, token) in [(&stdout, STDOUT), (&stderr, STDERR)] {
+            epoll::add(&self.epoll, pipe, EventData::new_u64(token), EventFlags::IN)
+                .map_err(|errno| system(errno, "epoll_ctl"))?;
+        }
+        self.logs = [Some(stdout), Some(stderr)];
+        self.process = Process::Alive;
+        Ok(())
+    }
+
+    fn take_signals(&mut self) -> Result<(), Stop> {
+        if let Some(signals) = &self.descriptors.signals {
+            // Only that one came matters, so that one read of one record or more will do; what is left wakes the loop again.
+            let mut records = [0_u8; 1024];
+            let _ = rustix::io::read(signals, &mut records);
+        }
+        if let Some(status) = self.platform.reap()? {
+            self.process = Process::Ending { status, restart: false };
+            // Whatever it started ends with it: then its pipes and connections end too.
+            self.platform.kill();
+        }
+        Ok(())
+    }
+
+    /// Reports a runtime's end once everything that it left behind was read.
+    fn finish_ending(&mut self) -> Result<(), Stop> {
+        let Process::Ending { status, restart } = self.process else { return Ok(()) };
+        if self.logs.iter().any(Option::is_some) || self.clients.iter().any(Option::is_some) {
+            return Ok(());
+        }
+        self.accept()?;
+        if self.clients.iter().any(Option::is_some) {
+            return Ok(());
+        }
+        self.process = Process::Absent;
+        let id = if restart { None } else { self.server.abandon() };
+        let exited = RuntimeExited {
+            status,
+            out_of_memory: self.platform.out_of_memory(),
+            memory_peak_bytes: self.platform.memory_peak_bytes(),
+            id,
+        };
+        self.server.outbox.push(&GuestFrame::RuntimeExited(exited));
+        if restart && self.stopping.is_none() { self.start() } else { Ok(()) }
+    }
+
+    /// Reads one piece of the runtime's output into a frame.
+    fn read_log(&mut self, ready: Ready, token: u64, stream: LogStream) -> Result<(), Stop> {
+        if !ready.reads(token) || !self.has_room()? {
+            return Ok(());
+        }
+        let slot = usize::from(token == STDERR);
+        let Some(pipe) = self.logs.get(slot).and_then(Option::as_ref) else { return Ok(()) };
+        match rustix::io::read(pipe, self.server.outbox.log_space(LOG_CHUNK)) {
+            Ok(len) if len > 0 => self.server.outbox.finish_log(stream, len),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Ok(_) | Err(_) => {
+                let _ = epoll::delete(&self.epoll, pipe);
+                if let Some(log) = self.logs.get_mut(slot) {
+                    *log = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for one more step; makes some if it can.
+    fn has_room(&mut self) -> Result<bool, Stop> {
+        if self.server.outbox.room() < STEP_ROOM {
+            self.flush_link()?;
+        }
+        Ok(self.server.outbox.room() >= STEP_ROOM)
+    }
+
+    /// Takes every client that is waiting, as far as there are places.
+    fn accept(&mut self) -> Result<(), Stop> {
+        loop {
+            let index = match self.server.place() {
+                Place::Free(index) => index,
+                Place::Evict(index) => {
+                    self.close(index);
+                    index
+                }
+                Place::None => return self.set_accepting(false),
+            };
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let socket = match rustix::net::accept_with(&self.descriptors.listener, flags) {
+                Ok(socket) => socket,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                Err(errno) => return Err(system(errno, "accept4").into()),
+            };
+            let interest = EventFlags::IN;
+            let data = EventData::new_u64(CLIENTS + index as u64);
+            epoll::add(&self.epoll, &socket, data, interest)
+                .map_err(|errno| system(errno, "epoll_ctl"))?;
+            self.server.open(index);
+            if let Some(slot) = self.clients.get_mut(index) {
+                *slot = Some(Client { socket, interest });
+            }
+        }
+    }
+
+    fn set_accepting(&mut self, accepting: bool) -> Result<(), Stop> {
+        if accepting != self.accepting {
+            let wanted = if accepting { EventFlags::IN } else { EventFlags::empty() };
+            let data = EventData::new_u64(LISTENER);
+            epoll::modify(&self.epoll, &self.descriptors.listener, data, wanted)
+                .map_err(|errno| system(errno, "epoll_ctl"))?;
+            self.accepting = accepting;
+        }
+        Ok(())
+    }
+
+    /// Closes a connection.
+    fn close(&mut self, index: usize) {
+        if let Some(client) = self.clients.get_mut(index).and_then(Option::take) {
+            let _ = epoll::delete(&self.epoll, &client.socket);
+        }
+        self.server.closed(index);
+    }
+
+    /// Reads what a client sent.
+    fn read_client(&mut self, index: usize) -> Result<(), Stop> {
+        if !self.has_room()? {
+            return Ok(());
+        }
+        let Some(client) = self.clients.get(index).and_then(Option::as_ref) else { return Ok(()) };
+        let space = self.server.space(index);
+        if space.is_empty() {
+            return self.flush_client(index);
+        }
+        match rustix::io::read(&client.socket, space) {
+            Ok(len) if len > 0 => {
+                self.server.received(index, len, &self.platform);
+                self.flush_client(index)
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Ok(_) | Err(_) => {
+                self.server.ended(index, &self.platform);
+                self.flush_client(index)?;
+                self.close(index);
+                self.set_accepting(true)
+            }
+        }
+    }
+
+    /// Writes to clients whose output changed behind their backs.
+    fn flush_stirred(&mut self) -> Result<(), Stop> {
+        let stirred = self.server.take_stirred();
+        for index in (0..CONNECTIONS_MAX).filter(|index| stirred & (1 << index) != 0) {
+            self.flush_client(index)?;
+        }
+        Ok(())
+    }
+
+    /// Writes to a client as far as it takes it.
+    fn flush_client(&mut self, index: usize) -> Result<(), Stop> {
+        let Some(client) = self.clients.get(index).and_then(Option::as_ref) else { return Ok(()) };
+        let mut blocked = false;
+        let mut broken = false;
+        while let Some([first, second]) = self.server.output(index) {
+            let pieces = [IoSlice::new(first), IoSlice::new(second)];
+            let written = match (first, second) {
+                (one, []) | ([], one) => rustix::io::write(&client.socket, one),
+                _ => rustix::io::writev(&client.socket, &pieces),
+            };
+            match written {
+                Ok(len) => self.server.written(index, len, &self.platform),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    blocked = true;
+                    break;
+                }
+                Err(_) => {
+                    broken = true;
+                    break;
+                }
+            }
+        }
+        if self.server.take_half_close(index) {
+            let _ = rustix::net::shutdown(&client.socket, NetShutdown::Write);
+        }
+        if broken {
+            self.server.ended(index, &self.platform);
+        }
+        if broken || self.server.is_done(index) {
+            self.close(index);
+            return self.set_accepting(true);
+        }
+        self.set_interest(index, blocked)
+    }
+
+    /// Asks to be woken for what the client can be served with.
+    fn set_interest(&mut self, index: usize, blocked: bool) -> Result<(), Stop> {
+        let mut wanted = EventFlags::empty();
+        wanted.set(EventFlags::IN, !self.server.space(index).is_empty());
+        wanted.set(EventFlags::OUT, blocked);
+        let Some(client) = self.clients.get_mut(index).and_then(Option::as_mut) else {
+            return Ok(());
+        };
+        if client.interest != wanted {
+            let data = EventData::new_u64(CLIENTS + index as u64);
+            epoll::modify(&self.epoll, client.socket.as_fd(), data, wanted)
+                .map_err(|errno| system(errno, "epoll_ctl"))?;
+            client.interest = wanted;
+        }
+        Ok(())
+    }
+}
+
+fn timespec(ns: u64) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX),
+        tv_nsec: i64::try_from(ns % 1_000_000_000).unwrap_or(0),
+    }
+}
+
+/// The configuration as it was kept; it was checked when it came.
+fn decode_configure(body: Option<&[u8]>) -> Result<Configure<'_>, Stop> {
+    match HostFrame::decode(votive_protocol::Kind::Configure, body.unwrap_or(&[])) {
+        Ok(HostFrame::Configure(configure)) => Ok(configure),
+        _ => Err(frame_problem("Configure")),
+    }
+}
