@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     let request = VmSpec::read(std::env::args_os().skip(1));
     let spec = match request {
         Ok(Request::Help) => return print(HELP),
+        Ok(Request::ProbeKvm) => return print(&format!("{}\n", votive_vmm::probe::probe())),
         Ok(Request::Version) => {
             return print(concat!("votive-vmm ", env!("CARGO_PKG_VERSION"), "\n"));
         }
@@ -29,6 +30,9 @@ fn main() -> ExitCode {
 }
 
 fn run(spec: ValidSpec, start_ns: u64) -> ExitCode {
+    if let Some(Err(error)) = spec.parent.map(votive_vmm::parent::die_with) {
+        return end(&format!("--parent: {error}"), SETUP_FAILED);
+    }
     let mut machine = match boot(spec, start_ns) {
         Ok(machine) => machine,
         Err(error) => return end(&chain(&error), SETUP_FAILED),

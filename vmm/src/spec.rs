@@ -32,6 +32,8 @@ votive-vmm --kernel FILE --vcpus N --memory-mib N [options]
   --rng, --no-rng      an entropy device (the default), or none
   --console FILE       a serial port whose output goes to FILE, or to `stdout`
   --marks FILE         where marks are added, one line each: `NAME MONOTONIC_NS`
+  --parent PID         be killed when process PID, the parent, is gone
+  --probe-kvm          run no microVM; say in one line of key=value words which kind of KVM there is
   --help, --version
 
 FILE may be `fd:N`, an inherited descriptor (N at least 3, each named once).
@@ -63,6 +65,8 @@ pub struct VmSpec {
     pub console: Option<String>,
     /// `--marks`.
     pub marks: Option<String>,
+    /// `--parent`.
+    pub parent: Option<String>,
 }
 
 /// What a command line asks for.
@@ -74,6 +78,8 @@ pub enum Request {
     Help,
     /// Print the version.
     Version,
+    /// Print what kind of KVM there is.
+    ProbeKvm,
 }
 
 /// A spec in which every value has been checked.
@@ -99,6 +105,8 @@ pub struct ValidSpec {
     pub console: Option<ConsoleSpec>,
     /// Where marks go.
     pub marks: Option<FileRef>,
+    /// The parent process, whose end is this one's.
+    pub parent: Option<u32>,
 }
 
 /// One disk.
@@ -192,10 +200,13 @@ const PORT_ALLOWED: &str = "P:fd:M with P from 0 to 4294967294, M from 3 to 1048
 const PORTS_ALLOWED: &str = "at most 16 ports";
 const CONSOLE_ALLOWED: &str = "stdout, a path, or fd:N with N from 3 to 1048575";
 const FD_ALLOWED: &str = "each descriptor once";
+const PARENT_ALLOWED: &str = "a process id, 1 to 4194304";
 
 /// Longest `--cmdline` in bytes: what the VMM's own part leaves of the kernel's limit.
 const MAX_CMDLINE_TEXT_BYTES: usize = 1500;
 const MAX_FD: RawFd = (1 << 20) - 1;
+/// The kernel's own limit (`PID_MAX_LIMIT`).
+const MAX_PID: u32 = 1 << 22;
 
 // The texts above name these numbers.
 const _: () = assert!(MAX_VCPUS == 32 && MIN_MEMORY_MIB == 128 && MAX_MEMORY_MIB == 10_752);
@@ -227,6 +238,7 @@ impl VmSpec {
             match option {
                 "help" => return Ok(Request::Help),
                 "version" => return Ok(Request::Version),
+                "probe-kvm" => return Ok(Request::ProbeKvm),
                 "rng" => once(&mut spec.rng, true, "rng")?,
                 "no-rng" => once(&mut spec.rng, false, "no-rng")?,
                 "disk" => spec.disks.push(text(&mut parser, option)?),
@@ -246,6 +258,7 @@ impl VmSpec {
             "cmdline" => &mut self.cmdline,
             "vsock" => &mut self.vsock,
             "console" => &mut self.console,
+            "parent" => &mut self.parent,
             _ => &mut self.marks,
         }
     }
@@ -283,6 +296,10 @@ impl VmSpec {
             rng: self.rng.unwrap_or(true),
             console: self.console.as_deref().map(console).transpose()?,
             marks: self.marks.map(|text| file("marks", &text, FILE_ALLOWED)).transpose()?,
+            parent: self
+                .parent
+                .map(|text| number("parent", &text, 1, MAX_PID, PARENT_ALLOWED))
+                .transpose()?,
         };
         spec.each_descriptor_once()?;
         Ok(spec)
@@ -319,7 +336,7 @@ impl ValidSpec {
 
 /// The option of that name, as a text that outlives the parser's borrow.
 fn known(name: &str) -> Result<&'static str, SpecError> {
-    const OPTIONS: [&str; 13] = [
+    const OPTIONS: [&str; 15] = [
         "kernel",
         "initrd",
         "vcpus",
@@ -331,6 +348,8 @@ fn known(name: &str) -> Result<&'static str, SpecError> {
         "no-rng",
         "console",
         "marks",
+        "parent",
+        "probe-kvm",
         "help",
         "version",
     ];
