@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
 use crate::cache::{Cache, Key};
 use crate::cpio::Archive;
 use crate::progress::Progress;
-use crate::subprocess;
 use crate::workspace;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";

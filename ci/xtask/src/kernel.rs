@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -23,7 +23,11 @@ const SOURCE_ARCHIVE: &str = "/usr/src/linux-source-6.12.tar.xz";
 const RECIPE: u32 = 1;
 
 /// About how many object files a build makes; only the progress line depends on it.
-const OBJECTS_ABOUT: usize = 1050;
+const OBJECTS_ABOUT: usize = 1000;
+const COUNT_EVERY: Duration = Duration::from_secs(2);
+
+/// A build takes five minutes on two idle cores.
+const BUILD_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Builds the kernel of `kernel-config/` unless the cache has it, and makes it the current one.
 pub(crate) fn build(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
@@ -96,26 +100,16 @@ fn configure(source: &Path, objects: &Path, fragments: &[fragments::Fragment]) -
 }
 
 fn compile(source: &Path, objects: &Path, step: &mut Step) -> Result<()> {
-    let log = objects.join("build.log");
-    let file = fs::File::create(&log)?;
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let mut command = make(source, objects);
     command.arg(format!("--jobs={jobs}")).arg("vmlinux");
-    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-    let mut child = Started(command.spawn().context("cannot start `make`; is it installed?")?);
-    let status = loop {
-        if let Some(status) = child.0.try_wait()? {
-            break status;
+    let mut counted = Instant::now();
+    subprocess::logged_within(&mut command, &objects.join("build.log"), BUILD_LIMIT, || {
+        if counted.elapsed() > COUNT_EVERY {
+            step.update(&format!("{} of about {OBJECTS_ABOUT} files", count_objects(objects)));
+            counted = Instant::now();
         }
-        let made = count_objects(objects);
-        step.update(&format!("{made} of about {OBJECTS_ABOUT} files"));
-        std::thread::sleep(Duration::from_secs(2));
-    };
-    if !status.success() {
-        let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
-        bail!("building the kernel ended with {status}:\n{}", subprocess::tail(&text));
-    }
-    Ok(())
+    })
 }
 
 /// `make`, told everything that would otherwise differ from build to build.
@@ -150,15 +144,4 @@ fn collect(objects: &Path, into: &Path) -> Result<()> {
 fn count_objects(folder: &Path) -> usize {
     let files = walkdir::WalkDir::new(folder).into_iter().flatten();
     files.filter(|file| file.path().extension().is_some_and(|ext| ext == "o")).count()
-}
-
-/// A build that is ended when it is no longer waited for.
-struct Started(Child);
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        // Both fail only when it has ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -10,14 +10,20 @@ use crate::progress::Progress;
 
 mod binaries;
 mod cache;
+mod check;
 mod cpio;
 mod debian;
+mod demo;
+mod fuzz;
 mod kernel;
 mod labimage;
 mod place;
 mod progress;
 mod rootfs;
+mod setup;
 mod subprocess;
+mod suite;
+mod tidy;
 mod workspace;
 
 #[derive(Debug, Parser)]
@@ -29,6 +35,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Run three functions in microVMs: Python, Node.js, and a program with its own bootstrap.
+    Demo,
+    /// Run every check and every test; ends with `N passed, N failed`.
+    Test,
+    /// Check format, lints, house rules, dependencies and documentation.
+    Check,
+    /// Feed each parser of foreign bytes with what a fuzzer finds (needs cargo-fuzz and a nightly toolchain).
+    Fuzz(fuzz::FuzzArguments),
     /// Build what guests are made of; all of it, or one part.
     Image {
         /// The part to build.
@@ -63,9 +77,22 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<ExitCode> {
     let progress = Progress::new();
     match arguments.verb {
-        Verb::Image { part } => image(part, &progress).map(|()| ExitCode::SUCCESS),
+        Verb::Demo => demo::run(&progress),
+        Verb::Test => suite::run(&progress),
+        Verb::Check => check_all(&progress),
+        Verb::Fuzz(arguments) => fuzz::run(&arguments, &progress).map(|()| ExitCode::SUCCESS),
+        Verb::Image { part } => {
+            setup::run(&progress)?;
+            image(part, &progress).map(|()| ExitCode::SUCCESS)
+        }
         Verb::Lab(arguments) => place::lab(&arguments, &progress),
     }
+}
+
+fn check_all(progress: &Progress) -> Result<ExitCode> {
+    let counts = check::run(&Cache::open()?, progress);
+    println!("{} passed, {} failed", counts.passed, counts.failed);
+    Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn image(part: Option<Part>, progress: &Progress) -> Result<()> {

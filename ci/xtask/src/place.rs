@@ -2,12 +2,14 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde::Deserialize;
 use votive_lab::{Job, Lab, Stream};
 
+use crate::binaries;
 use crate::cache::Cache;
 use crate::labimage;
 use crate::progress::Progress;
@@ -15,8 +17,49 @@ use crate::progress::Progress;
 /// Where the images are in L1.
 pub(crate) const LAB_IMAGES: &str = "/votive";
 
+/// Memory of an L1 that runs several guests at once, in MiB. It is taken from this host only as far as it is used.
+pub(crate) const LAB_MEMORY_MIB: u32 = 6144;
+
 /// What in the cache's current folder is for guests and what drives them: the rest is the lab's own.
 const HOME_ENTRIES: &[&str] = &["vmlinux", "init.cpio", "bin", "functions"];
+
+/// Where guests can run.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// On this host: its KVM boots Linux.
+    Host,
+    /// In the lab.
+    Lab(Lab),
+}
+
+impl Place {
+    /// Asks `votive doctor` about this host, and says in one line where guests will run.
+    pub(crate) fn find(cache: &Cache, progress: &Progress) -> Result<Self> {
+        let program = binaries::compile(progress, binaries::VOTIVE)?;
+        let doctor = Command::new(&program)
+            .args(["doctor", "--json", "--images"])
+            .arg(cache.current())
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot start votive")?;
+        let answer: Doctor = serde_json::from_slice(&doctor.stdout).with_context(|| {
+            format!("votive doctor did not answer: {}", String::from_utf8_lossy(&doctor.stderr))
+        })?;
+        if answer.can_run_guests {
+            progress.say(&format!("guests run on this host: {}", answer.reason));
+            return Ok(Self::Host);
+        }
+        progress.say(&format!("guests run in the lab (QEMU, nested): {}", answer.reason));
+        Ok(Self::Lab(open_lab(cache, progress)?))
+    }
+}
+
+/// The part of `votive doctor --json` that matters here.
+#[derive(Debug, Deserialize)]
+struct Doctor {
+    can_run_guests: bool,
+    reason: String,
+}
 
 /// `cargo xtask lab`.
 #[derive(Debug, clap::Args)]

@@ -1,13 +1,63 @@
-//! Running other programs: quietly, with what they said at hand when they fail.
+//! Running other programs: bounded in time, with what they said at hand when they fail.
 
 use std::fs::File;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 /// How much of a failed program's output an error repeats.
 const TAIL_LINES: usize = 25;
+
+/// How often a running program is looked at.
+const POLL: Duration = Duration::from_millis(50);
+
+/// A program that has been started, and is ended when nobody waits for it any more.
+#[derive(Debug)]
+pub(crate) struct Running {
+    name: String,
+    child: Child,
+}
+
+impl Running {
+    /// Starts a program without input.
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let name = describe(command);
+        let child = command
+            .stdin(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start `{name}`; is it installed?"))?;
+        Ok(Self { name, child })
+    }
+
+    /// Waits for its end, calling `meanwhile` now and then; an error if that takes longer than `limit`.
+    pub(crate) fn wait(
+        &mut self,
+        limit: Duration,
+        mut meanwhile: impl FnMut(),
+    ) -> Result<ExitStatus> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if start.elapsed() > limit {
+                bail!("`{}` did not end within {} s", self.name, limit.as_secs());
+            }
+            meanwhile();
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
 
 /// Runs `command` and returns its standard output; an error repeats the end of its standard error.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
@@ -19,32 +69,36 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     checked(&name, output)
 }
 
-/// Runs `command` with all its output in the file `log`; an error repeats the end of that.
+/// Runs `command` with all its output in the file `log`; an error repeats the end of that. It may take an hour.
 pub(crate) fn logged(command: &mut Command, log: &Path) -> Result<()> {
-    let name = describe(command);
+    logged_within(command, log, Duration::from_secs(3600), || ())
+}
+
+/// [`logged`] with a limit of one's own, and with something to do meanwhile.
+pub(crate) fn logged_within(
+    command: &mut Command,
+    log: &Path,
+    limit: Duration,
+    meanwhile: impl FnMut(),
+) -> Result<()> {
     let file = File::create(log)?;
-    let status = command
-        .stdin(Stdio::null())
-        .stdout(file.try_clone()?)
-        .stderr(file)
-        .status()
-        .with_context(|| format!("cannot start `{name}`; is it installed?"))?;
-    if !status.success() {
-        let text = String::from_utf8_lossy(&std::fs::read(log)?).into_owned();
-        bail!("`{name}` ended with {status}:\n{}", tail(&text));
-    }
-    Ok(())
+    let mut running = Running::start(command.stdout(file.try_clone()?).stderr(file))?;
+    let status = running.wait(limit, meanwhile);
+    let failed = match status {
+        Ok(status) if status.success() => return Ok(()),
+        Ok(status) => format!("`{}` ended with {status}", running.name),
+        Err(error) => error.to_string(),
+    };
+    let text = String::from_utf8_lossy(&std::fs::read(log)?).into_owned();
+    bail!("{failed}:\n{}", tail(&text))
 }
 
 /// Runs `command` with its output going where ours goes.
-pub(crate) fn shown(command: &mut Command) -> Result<()> {
-    let name = describe(command);
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("cannot start `{name}`; is it installed?"))?;
+pub(crate) fn shown(command: &mut Command, limit: Duration) -> Result<()> {
+    let mut running = Running::start(command)?;
+    let status = running.wait(limit, || ())?;
     if !status.success() {
-        bail!("`{name}` ended with {status}");
+        bail!("`{}` ended with {status}", running.name);
     }
     Ok(())
 }
@@ -56,7 +110,7 @@ pub(crate) fn exists(program: &str) -> bool {
 }
 
 /// The last lines of a text, for an error message.
-pub(crate) fn tail(text: &str) -> String {
+fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
@@ -77,3 +131,6 @@ fn describe(command: &Command) -> String {
         None => line,
     }
 }
+
+#[cfg(test)]
+mod tests;
