@@ -54,6 +54,7 @@ use vm_memory::GuestMemoryMmap;
 
 pub mod block;
 mod device;
+pub mod driver;
 mod mmio;
 mod ring;
 pub mod rng;

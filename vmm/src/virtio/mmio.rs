@@ -14,7 +14,8 @@ use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vmm_sys_util::eventfd::EventFd;
 
-use self::registers::{Effect, Registers, offset, status};
+use self::registers::{Effect, Registers};
+pub(super) use self::registers::{offset, status};
 use super::ring::{LetGo, Nonsense, Rings};
 use super::{DeviceTraits, GuestRam, VirtioDevice, Wake, log};
 
@@ -26,7 +27,7 @@ pub const WINDOW_BYTES: u64 = 0x1000;
 pub const QUEUE_NOTIFY: u64 = offset::QUEUE_NOTIFY;
 
 /// Offset of the device configuration.
-const CONFIG: u64 = 0x100;
+pub(super) const CONFIG: u64 = 0x100;
 /// Interrupt status bits (section 4.2.2): a used buffer, a change of configuration (or of the status, section 2.1.2).
 const INTERRUPT_USED: u32 = 1;
 const INTERRUPT_CONFIG: u32 = 2;
@@ -99,14 +100,16 @@ impl MmioDevice {
     pub fn new(device: Box<dyn VirtioDevice>, ram: GuestRam) -> Result<Arc<Self>, MmioError> {
         let traits = device.traits();
         let offered = traits.features | (1 << VIRTIO_F_VERSION_1) | (1 << VIRTIO_RING_F_EVENT_IDX);
-        let eventfd = |purpose| {
-            EventFd::new(libc::EFD_CLOEXEC).map_err(|source| MmioError::EventFd {
+        // The notifier is read by one worker that has nothing else to do, or that knows that there is something to read.
+        let eventfd = |purpose, flags| {
+            EventFd::new(libc::EFD_CLOEXEC | flags).map_err(|source| MmioError::EventFd {
                 purpose,
                 device: traits.name,
                 source,
             })
         };
-        let (interrupt, notifier) = (eventfd("interrupt")?, eventfd("notify")?);
+        let (interrupt, notifier) =
+            (eventfd("interrupt", libc::EFD_NONBLOCK)?, eventfd("notify", 0)?);
         Ok(Arc::new(MmioDevice {
             registers: Mutex::new(Registers::new(traits.device_id, offered, traits.queue_sizes)),
             seat: Mutex::new(Seat {

@@ -15,42 +15,42 @@ use vm_memory::GuestMemoryMmap;
 use crate::virtio::ring::checked_queue;
 
 /// Device status bits (section 2.1).
-pub(super) mod status {
-    pub(in super::super) const ACKNOWLEDGE: u32 = 1;
-    pub(in super::super) const DRIVER: u32 = 2;
-    pub(in super::super) const DRIVER_OK: u32 = 4;
-    pub(in super::super) const FEATURES_OK: u32 = 8;
-    pub(in super::super) const NEEDS_RESET: u32 = 64;
-    pub(in super::super) const FAILED: u32 = 128;
+pub(crate) mod status {
+    pub(crate) const ACKNOWLEDGE: u32 = 1;
+    pub(crate) const DRIVER: u32 = 2;
+    pub(crate) const DRIVER_OK: u32 = 4;
+    pub(crate) const FEATURES_OK: u32 = 8;
+    pub(crate) const NEEDS_RESET: u32 = 64;
+    pub(crate) const FAILED: u32 = 128;
 }
 
 /// Register offsets (section 4.2.2, table 4.1).
-pub(super) mod offset {
-    pub(in super::super) const MAGIC: u64 = 0x00;
-    pub(in super::super) const VERSION: u64 = 0x04;
-    pub(in super::super) const DEVICE_ID: u64 = 0x08;
-    pub(in super::super) const VENDOR_ID: u64 = 0x0c;
-    pub(in super::super) const DEVICE_FEATURES: u64 = 0x10;
-    pub(in super::super) const DEVICE_FEATURES_SEL: u64 = 0x14;
-    pub(in super::super) const DRIVER_FEATURES: u64 = 0x20;
-    pub(in super::super) const DRIVER_FEATURES_SEL: u64 = 0x24;
-    pub(in super::super) const QUEUE_SEL: u64 = 0x30;
-    pub(in super::super) const QUEUE_NUM_MAX: u64 = 0x34;
-    pub(in super::super) const QUEUE_NUM: u64 = 0x38;
-    pub(in super::super) const QUEUE_READY: u64 = 0x44;
-    pub(in super::super) const QUEUE_NOTIFY: u64 = 0x50;
-    pub(in super::super) const INTERRUPT_STATUS: u64 = 0x60;
-    pub(in super::super) const INTERRUPT_ACK: u64 = 0x64;
-    pub(in super::super) const STATUS: u64 = 0x70;
-    pub(in super::super) const QUEUE_DESC_LOW: u64 = 0x80;
-    pub(in super::super) const QUEUE_DESC_HIGH: u64 = 0x84;
-    pub(in super::super) const QUEUE_DRIVER_LOW: u64 = 0x90;
-    pub(in super::super) const QUEUE_DRIVER_HIGH: u64 = 0x94;
-    pub(in super::super) const QUEUE_DEVICE_LOW: u64 = 0xa0;
-    pub(in super::super) const QUEUE_DEVICE_HIGH: u64 = 0xa4;
-    pub(in super::super) const SHM_LEN_LOW: u64 = 0xb0;
-    pub(in super::super) const SHM_BASE_HIGH: u64 = 0xbc;
-    pub(in super::super) const CONFIG_GENERATION: u64 = 0xfc;
+pub(crate) mod offset {
+    pub(crate) const MAGIC: u64 = 0x00;
+    pub(crate) const VERSION: u64 = 0x04;
+    pub(crate) const DEVICE_ID: u64 = 0x08;
+    pub(crate) const VENDOR_ID: u64 = 0x0c;
+    pub(crate) const DEVICE_FEATURES: u64 = 0x10;
+    pub(crate) const DEVICE_FEATURES_SEL: u64 = 0x14;
+    pub(crate) const DRIVER_FEATURES: u64 = 0x20;
+    pub(crate) const DRIVER_FEATURES_SEL: u64 = 0x24;
+    pub(crate) const QUEUE_SEL: u64 = 0x30;
+    pub(crate) const QUEUE_NUM_MAX: u64 = 0x34;
+    pub(crate) const QUEUE_NUM: u64 = 0x38;
+    pub(crate) const QUEUE_READY: u64 = 0x44;
+    pub(crate) const QUEUE_NOTIFY: u64 = 0x50;
+    pub(crate) const INTERRUPT_STATUS: u64 = 0x60;
+    pub(crate) const INTERRUPT_ACK: u64 = 0x64;
+    pub(crate) const STATUS: u64 = 0x70;
+    pub(crate) const QUEUE_DESC_LOW: u64 = 0x80;
+    pub(crate) const QUEUE_DESC_HIGH: u64 = 0x84;
+    pub(crate) const QUEUE_DRIVER_LOW: u64 = 0x90;
+    pub(crate) const QUEUE_DRIVER_HIGH: u64 = 0x94;
+    pub(crate) const QUEUE_DEVICE_LOW: u64 = 0xa0;
+    pub(crate) const QUEUE_DEVICE_HIGH: u64 = 0xa4;
+    pub(crate) const SHM_LEN_LOW: u64 = 0xb0;
+    pub(crate) const SHM_BASE_HIGH: u64 = 0xbc;
+    pub(crate) const CONFIG_GENERATION: u64 = 0xfc;
 }
 
 const MAGIC_VALUE: u32 = u32::from_le_bytes(*b"virt");
