@@ -23,7 +23,7 @@
 //!    ioeventfd the write reaches [`MmioDevice::write`] and has the same effect.
 //! 5. Its worker: [`spawn_worker`] for a thread of its own (block), or [`DeviceSubscriber`] on the main event loop (rng, vsock).
 //!
-//! ```ignore
+//! ```text
 //! // Signatures, for orientation:
 //! MmioDevice::new(device: Box<dyn VirtioDevice>, ram: GuestRam) -> Result<Arc<MmioDevice>, MmioError>
 //! MmioDevice::read(&self, offset: u64, data: &mut [u8])     MmioDevice::write(&self, offset: u64, data: &[u8])
@@ -49,6 +49,7 @@
 use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use vm_memory::GuestMemoryMmap;
 
@@ -69,8 +70,15 @@ pub use worker::{DeviceSubscriber, WorkerError, spawn_worker};
 /// Guest RAM as every device sees it. Its bitmap is `()`: dirty pages are not tracked here.
 pub type GuestRam = Arc<GuestMemoryMmap<()>>;
 
-/// One line on stderr, for what an operator should know of a device. Callers limit how often.
+/// Lines that devices of this process may write to stderr in all, so that no guest can fill a log or block on it.
+const LOG_LINES_MAX: u32 = 256;
+
+/// One line on stderr, for what an operator should know of a device.
 fn log(line: fmt::Arguments<'_>) {
-    // There is nowhere to complain about a stderr that is gone.
-    let _ = writeln!(std::io::stderr(), "votive-vmm: {line}");
+    static LINES: AtomicU32 = AtomicU32::new(0);
+    if LINES.load(Ordering::Relaxed) < LOG_LINES_MAX {
+        LINES.fetch_add(1, Ordering::Relaxed);
+        // There is nowhere to complain about a stderr that is gone.
+        let _ = writeln!(std::io::stderr(), "votive-vmm: {line}");
+    }
 }

@@ -21,6 +21,8 @@ use vm_memory::GuestMemoryMmap;
 use super::{Answer, Chain, DeviceTraits, LetGo, Nonsense, Rings, VirtioDevice, Wake, log};
 
 mod io;
+#[cfg(test)]
+mod tests;
 
 /// Bytes in a sector, the unit of everything in the protocol whatever BLK_SIZE says (section 5.2.4).
 pub const SECTOR_BYTES: u64 = 512;

@@ -20,6 +20,8 @@ use super::ring::{LetGo, Nonsense, Rings};
 use super::{DeviceTraits, GuestRam, VirtioDevice, Wake, log};
 
 mod registers;
+#[cfg(test)]
+mod tests;
 
 /// Size of a device's window in guest physical memory, in bytes.
 pub const WINDOW_BYTES: u64 = 0x1000;

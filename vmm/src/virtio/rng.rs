@@ -10,6 +10,9 @@ use vm_memory::GuestMemoryMmap;
 
 use super::{Answer, Chain, DeviceTraits, Nonsense, Rings, VirtioDevice, Wake};
 
+#[cfg(test)]
+mod tests;
+
 /// Most bytes that one request gets; the rest of its buffers stays as it is.
 pub const REQUEST_BYTES_MAX: u64 = 64 << 10;
 
