@@ -2,6 +2,9 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    if std::env::var_os("CARGO_FEATURE_STD").is_some() {
+        return;
+    }
     for argument in ["-nostartfiles", "-nostdlib", "-static", "-no-pie"] {
         println!("cargo::rustc-link-arg-bins={argument}");
     }

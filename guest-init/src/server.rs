@@ -65,7 +65,7 @@ pub struct Server<'m> {
     pub outbox: Outbox<'m>,
     event: Event<'m>,
     state: State,
-    waiters: u64,
+    turns: u64,
     /// One bit a connection: its output changed by something other than its own input.
     stirred: u16,
 }
@@ -81,7 +81,7 @@ impl<'m> Server<'m> {
             outbox: Outbox::new(arena.outbox),
             event: Event::new(arena.event_head, arena.request),
             state: State::Started,
-            waiters: 0,
+            turns: 0,
             stirred: 0,
         };
         (server, arena.inbox, arena.configure)
@@ -152,8 +152,9 @@ impl<'m> Server<'m> {
             Phase::Head => one.rest().is_empty() && one.output == Output::Nothing,
             _ => false,
         };
-        match self.connections.iter().position(idle) {
-            Some(index) => Place::Evict(index),
+        let idle = self.connections.iter().enumerate().filter(|(_, one)| idle(one));
+        match idle.min_by_key(|(_, one)| one.turn) {
+            Some((index, _)) => Place::Evict(index),
             None => Place::None,
         }
     }
@@ -162,6 +163,8 @@ impl<'m> Server<'m> {
     pub fn open(&mut self, index: usize) {
         if let Some(connection) = self.connections.get_mut(index) {
             connection.reset(Phase::Head);
+            self.turns += 1;
+            connection.turn = self.turns;
         }
     }
 
@@ -191,14 +194,9 @@ impl<'m> Server<'m> {
     pub fn ended(&mut self, index: usize, facts: &dyn Facts) {
         let Some(connection) = self.connections.get_mut(index) else { return };
         match connection.phase {
-            Phase::Body(body) if connection.output == Output::Nothing => {
-                self.cut_short(index, body, facts);
-            }
-            Phase::Body(body) => {
-                self.cut_short(index, body, facts);
-            }
+            Phase::Body(body) => self.cut_short(index, body, facts),
             Phase::Free => {}
-            Phase::Head | Phase::Next(_) | Phase::Linger | Phase::Close => {
+            Phase::Head | Phase::Next | Phase::Linger | Phase::Close => {
                 connection.phase = Phase::Close;
             }
         }
@@ -277,7 +275,7 @@ impl<'m> Server<'m> {
                     connection.compact();
                     false
                 }
-                Phase::Free | Phase::Next(_) | Phase::Close => false,
+                Phase::Free | Phase::Next | Phase::Close => false,
             };
             if !goes_on {
                 return;
@@ -311,6 +309,8 @@ impl<'m> Server<'m> {
                 connection.raw = len;
                 connection.head_len = len;
                 connection.keep_alive = head.keep_alive;
+                self.turns += 1;
+                connection.turn = self.turns;
                 self.take_request(index, &head, facts);
                 true
             }

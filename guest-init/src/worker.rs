@@ -92,7 +92,7 @@ pub trait Platform: Facts {
     /// # Errors
     /// PID 1 cannot go on.
     fn prepare(&mut self, configure: &Configure<'_>) -> Result<(), Problem>;
-    /// Starts the runtime. Nothing is started without an [`Output`].
+    /// Starts the runtime. Without an [`Output`] somebody else plays it, and it never ends.
     ///
     /// # Errors
     /// PID 1 cannot go on.
@@ -516,13 +516,13 @@ impl<'m, P: Platform> Worker<'m, P> {
         self.server.runtime_started();
         let output = self.platform.start(&configure)?;
         self.phase(PhaseName::RuntimeStarted);
+        self.process = Process::Alive;
         let Some(Output { stdout, stderr }) = output else { return Ok(()) };
         for (pipe, token) in [(&stdout, STDOUT), (&stderr, STDERR)] {
             epoll::add(&self.epoll, pipe, EventData::new_u64(token), EventFlags::IN)
                 .map_err(|errno| system(errno, "epoll_ctl"))?;
         }
         self.logs = [Some(stdout), Some(stderr)];
-        self.process = Process::Alive;
         Ok(())
     }
 
@@ -593,12 +593,9 @@ impl<'m, P: Platform> Worker<'m, P> {
     /// Takes every client that is waiting, as far as there are places.
     fn accept(&mut self) -> Result<(), Stop> {
         loop {
-            let index = match self.server.place() {
-                Place::Free(index) => index,
-                Place::Evict(index) => {
-                    self.close(index);
-                    index
-                }
+            let place = self.server.place();
+            let index = match place {
+                Place::Free(index) | Place::Evict(index) => index,
                 Place::None => return self.set_accepting(false),
             };
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -608,6 +605,9 @@ impl<'m, P: Platform> Worker<'m, P> {
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(errno) => return Err(system(errno, "accept4").into()),
             };
+            if matches!(place, Place::Evict(_)) {
+                self.close(index);
+            }
             let interest = EventFlags::IN;
             let data = EventData::new_u64(CLIENTS + index as u64);
             epoll::add(&self.epoll, &socket, data, interest)

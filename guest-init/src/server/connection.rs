@@ -12,8 +12,8 @@ pub(super) enum Phase {
     Head,
     /// A request's body is being read.
     Body(Body),
-    /// `next` waits for an invocation; the number orders those that wait.
-    Next(u64),
+    /// `next` waits for an invocation.
+    Next,
     /// The last answer is out: everything else is read and thrown away until the client hangs up.
     Linger,
     /// To be closed as soon as the output is written.
@@ -80,6 +80,8 @@ pub(super) struct Connection<'m> {
     pub(super) output: Output,
     pub(super) reply: [u8; REPLY_MAX],
     pub(super) keep_alive: bool,
+    /// Orders connections by when they were last opened or asked something.
+    pub(super) turn: u64,
     /// The writing side is to be shut down: the last answer is out.
     pub(super) half_close: bool,
 }
@@ -98,6 +100,7 @@ impl<'m> Connection<'m> {
             output: Output::Nothing,
             reply: [0; REPLY_MAX],
             keep_alive: true,
+            turn: 0,
             half_close: false,
         }
     }

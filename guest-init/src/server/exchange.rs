@@ -238,9 +238,8 @@ impl Server<'_> {
                 return;
             }
         }
-        self.waiters += 1;
         if let Some(connection) = self.connections.get_mut(index) {
-            connection.phase = Phase::Next(self.waiters);
+            connection.phase = Phase::Next;
         }
         self.hand_out(facts);
     }
@@ -250,14 +249,11 @@ impl Server<'_> {
         if !self.event.is_waiting() {
             return;
         }
-        let waiting =
-            self.connections.iter().enumerate().filter_map(|(index, connection)| match connection
-                .phase
-            {
-                Phase::Next(turn) => Some((turn, index)),
-                _ => None,
-            });
-        let Some((_, index)) = waiting.min() else { return };
+        let waiting = self.connections.iter().enumerate();
+        let waiting = waiting.filter(|(_, connection)| connection.phase == Phase::Next);
+        let Some((index, _)) = waiting.min_by_key(|(_, connection)| connection.turn) else {
+            return;
+        };
         let Some(connection) = self.connections.get_mut(index) else { return };
         if self.state.handed_out().is_err() {
             return;
