@@ -64,7 +64,11 @@ pub struct Initrd {
     pub bytes: u32,
 }
 
-/// Places the initial file system at the end of the memory that the kernel reaches at once.
+/// Places the initial file system right behind the kernel.
+///
+/// It is mapped, and memory around a mapped file has small pages. Behind the kernel, which is mapped too,
+/// such memory is there already; at the end of memory, where Linux allocates first, it would cost a fault
+/// for every page that Linux touches there.
 ///
 /// # Errors
 /// When it is empty, too large or leaves the kernel no room.
@@ -78,8 +82,8 @@ pub fn load_initrd(
         return Err(BootParamsError::InitrdSize { bytes });
     }
     let end = ram.bytes().min(IDENTITY_MAPPED_END);
-    let gpa = (end - bytes) / PAGE * PAGE;
-    if gpa < kernel_end {
+    let gpa = kernel_end.next_multiple_of(PAGE);
+    if gpa + bytes > end {
         return Err(BootParamsError::InitrdRoom { bytes, kernel_end, end });
     }
     ram.place(file, 0, gpa, bytes)?;

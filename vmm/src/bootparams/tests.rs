@@ -45,17 +45,18 @@ fn the_command_line_ends_with_a_nul_and_is_refused_when_too_long() {
 }
 
 #[test]
-fn an_initrd_lies_at_the_end_of_memory_and_never_in_the_kernel() {
+fn an_initrd_lies_behind_the_kernel_and_within_memory() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&[0x5a; 10_000]).unwrap();
     let ram = GuestRam::map(128 * MIB).unwrap();
-    let initrd = load_initrd(&file, &ram, 32 * MIB).unwrap();
-    assert_eq!(u64::from(initrd.gpa), 128 * MIB - 3 * 4096);
+    let initrd = load_initrd(&file, &ram, 32 * MIB + 1).unwrap();
+    assert_eq!(u64::from(initrd.gpa), 32 * MIB + 4096);
     assert_eq!(initrd.bytes, 10_000);
     let last = GuestAddress(u64::from(initrd.gpa) + 9_999);
     assert_eq!(ram.shared().read_obj::<u8>(last).unwrap(), 0x5a);
     assert_eq!(ram.shared().read_obj::<u8>(GuestAddress(last.0 + 1)).unwrap(), 0);
-    let error = load_initrd(&file, &ram, 128 * MIB - 4096).expect_err("no room");
+    load_initrd(&file, &ram, 128 * MIB - 3 * 4096).unwrap();
+    let error = load_initrd(&file, &ram, 128 * MIB - 2 * 4096).expect_err("no room");
     assert!(matches!(error, BootParamsError::InitrdRoom { .. }), "{error}");
 }
 
