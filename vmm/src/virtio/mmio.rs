@@ -210,7 +210,6 @@ impl MmioDevice {
             Effect::Activate => self.activate(&registers),
             Effect::Reset => self.reset(&mut registers),
             Effect::Notify => self.wake(),
-            Effect::Acknowledge(bits) => self.acknowledge(bits),
         }
     }
 

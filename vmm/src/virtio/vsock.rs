@@ -24,6 +24,8 @@ mod host;
 pub mod limits;
 mod muxer;
 mod packet;
+#[cfg(test)]
+mod tests;
 
 pub use host::VsockError;
 

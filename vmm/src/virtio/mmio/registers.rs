@@ -70,8 +70,6 @@ pub(super) enum Effect {
     Reset,
     /// The driver made buffers available.
     Notify,
-    /// These bits of the interrupt status are acknowledged.
-    Acknowledge(u32),
 }
 
 /// One queue as the driver set it up.
@@ -183,7 +181,7 @@ impl Registers {
         })
     }
 
-    /// Applies a write to a register.
+    /// Applies a write to a register other than InterruptACK.
     pub(super) fn write(&mut self, offset: u64, value: u32, ram: &GuestMemoryMmap<()>) -> Effect {
         match offset {
             offset::DEVICE_FEATURES_SEL => self.device_features_sel = value,
@@ -193,7 +191,6 @@ impl Registers {
             offset::STATUS => return self.write_status(value),
             offset::QUEUE_READY => return self.write_ready(value, ram),
             offset::QUEUE_NOTIFY => return self.notify(value),
-            offset::INTERRUPT_ACK => return Effect::Acknowledge(value),
             _ => return self.write_queue(offset, value),
         }
         Effect::None

@@ -1,11 +1,5 @@
 //! The transport against a driver that follows the rules, and one that does not.
 
-#![expect(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "a test that panics has found something"
-)]
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -356,7 +350,8 @@ fn chains_that_make_no_sense_come_back_unused() {
     const INDIRECT: u16 = 4;
     let fine = 0x4_0000;
     let end = 2 * REGION_BYTES;
-    let cases: &[(&str, &[(u64, u32, u16, u16)])] = &[
+    type Descriptor = (u64, u32, u16, u16);
+    let cases: &[(&str, &[Descriptor])] = &[
         ("a loop of one", &[(fine, 4, NEXT, 0)]),
         ("a loop of two", &[(fine, 4, NEXT, 1), (fine, 4, NEXT, 0)]),
         ("a next outside the table", &[(fine, 4, NEXT, 16)]),

@@ -1,10 +1,6 @@
 //! The entropy device against a driver that is greedy.
 
-#![expect(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "a test that panics has found something"
-)]
+#![expect(clippy::indexing_slicing, reason = "a test that panics has found something")]
 
 use std::sync::Arc;
 
