@@ -1,6 +1,6 @@
 //! The command line `votive`: its arguments, its output, its exit codes.
 
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -224,7 +224,10 @@ fn start_tracing(arguments: &RunArguments) {
     let default = if arguments.verbose { "votive_agent=debug" } else { "warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("VOTIVE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    let builder = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_env_filter(filter);
     let started = match arguments.log_format {
         Format::Text => builder.try_init(),
         Format::Json => builder.json().try_init(),

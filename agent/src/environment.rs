@@ -304,6 +304,11 @@ impl Environment {
         if exited.id.is_some_and(|id| id != busy.invocation.id()) {
             return self.violation("the end of a runtime of another invocation", now);
         }
+        if exited.id.is_none() && busy.reset.is_none() {
+            // The runtime before this invocation ended as the invocation was sent: PID 1 starts another one for it.
+            busy.starting = true;
+            return Vec::new();
+        }
         busy.invocation.note_memory(exited.memory_peak_bytes);
         let mut actions = Vec::new();
         let ending = match busy.reset.take() {

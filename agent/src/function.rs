@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::limits::{
     ENVIRONMENT_MAX, GUEST_RESERVE_MIB, HANDLER_MAX, INIT_TIMEOUT_DEFAULT_S, MEMORY_MAX_MB,
-    MEMORY_MIN_MB, NAME_MAX, TIMEOUT_MAX_S,
+    MEMORY_MIN_MB, NAME_MAX, PAGE_ACCOUNTS_DIVISOR, TIMEOUT_MAX_S,
 };
 
 #[cfg(test)]
@@ -227,7 +227,9 @@ impl Function {
     /// The memory of its microVM in MiB, with what the guest's kernel and PID 1 need.
     #[must_use]
     pub fn microvm_memory_mib(&self) -> u32 {
-        self.spec.memory_mb + GUEST_RESERVE_MIB
+        self.spec.memory_mb
+            + self.spec.memory_mb.div_ceil(PAGE_ACCOUNTS_DIVISOR)
+            + GUEST_RESERVE_MIB
     }
 
     /// The vCPUs of its microVM: one for each 1,769 MB begun (CONTRACT 4.6), at most 6.

@@ -16,6 +16,8 @@ pub const TIMEOUT_DEFAULT_S: u32 = 3;
 pub const INIT_TIMEOUT_DEFAULT_S: u32 = 10;
 /// What the guest's kernel and PID 1 get beside the function's own memory, in MiB.
 pub const GUEST_RESERVE_MIB: u32 = 64;
+/// The part of its memory that a kernel takes to keep account of it: 64 bytes for each page of 4 KiB.
+pub const PAGE_ACCOUNTS_DIVISOR: u32 = 64;
 /// A handler's longest name in bytes: AWS Lambda's limit.
 pub const HANDLER_MAX: usize = 128;
 /// The longest name of a function in bytes: AWS Lambda's limit.

@@ -121,11 +121,11 @@ impl Guest {
             _ => {}
         }
         self.phase(PhaseName::Configured);
-        self.start_runtime();
+        self.start_runtime(None);
         None
     }
 
-    fn start_runtime(&mut self) {
+    fn start_runtime(&mut self, id: Option<InvocationId>) {
         self.phase(PhaseName::RuntimeStarted);
         match self.handler.as_str() {
             "init-error" => {
@@ -136,7 +136,7 @@ impl Guest {
                     xray_cause: b"",
                 }));
             }
-            "init-exit" => self.exit(ExitStatus::Code(1), false, None),
+            "init-exit" => self.exit(ExitStatus::Code(1), false, id),
             "init-hang" => {}
             _ => {
                 let phase = Phase { name: PhaseName::RuntimeReady, at_ns: 3 };
@@ -147,7 +147,7 @@ impl Guest {
 
     fn invoke(&mut self, id: InvocationId, payload: &[u8]) -> Option<ExitCode> {
         match self.handler.clone().as_str() {
-            "init-error" | "init-exit" | "init-hang" => self.start_runtime(),
+            "init-error" | "init-exit" | "init-hang" => self.start_runtime(Some(id)),
             "throw" => {
                 self.send(&GuestFrame::RuntimeError(RuntimeError {
                     scope: RuntimeErrorScope::Invocation(id),
