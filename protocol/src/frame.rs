@@ -166,9 +166,7 @@ pub(crate) fn encode_raw(
 ) -> Result<usize, FrameError> {
     let [first, second] = parts;
     let header = Header::new(kind, first.len().saturating_add(second.len()))?;
-    let whole = buffer
-        .get_mut(..HEADER_LEN + header.body_len)
-        .ok_or(FrameError::BufferTooSmall)?;
+    let whole = buffer.get_mut(..HEADER_LEN + header.body_len).ok_or(FrameError::BufferTooSmall)?;
     let (head, body) = whole.split_at_mut(HEADER_LEN);
     head.copy_from_slice(&header.to_bytes());
     let (body_first, body_second) = body.split_at_mut(first.len());
