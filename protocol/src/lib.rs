@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod frame;
+pub mod fuzz;
 mod guest;
 mod host;
 mod id;
@@ -36,8 +37,9 @@ mod tests;
 
 pub use frame::{BODY_MAX, FrameError, HEADER_LEN, Header, Kind};
 pub use guest::{
-    Done, ExitStatus, Fault, FaultCode, GuestFrame, Hello, LogStream, Phase, PhaseName, ResponseEnd,
-    ResponseMode, ResponseOutcome, ResponseStart, RuntimeError, RuntimeErrorScope, RuntimeExited,
+    Done, ExitStatus, Fault, FaultCode, GuestFrame, Hello, LogStream, Phase, PhaseName,
+    ResponseEnd, ResponseMode, ResponseOutcome, ResponseStart, RuntimeError, RuntimeErrorScope,
+    RuntimeExited,
 };
 pub use host::{
     Configure, FileSystem, HostFrame, InitializationType, Invoke, Mount, MountTarget, ResetReason,
