@@ -113,12 +113,14 @@ fn internal_error(fd: &mut VcpuFd) -> String {
     // SAFETY: KVM said KVM_EXIT_INTERNAL_ERROR, for which this is the union's field; it is plain data.
     let internal = unsafe { fd.get_kvm_run().__bindgen_anon_1.internal };
     let mut text = format!("KVM internal error {} at {rip:#x}", internal.suberror);
-    if internal.suberror == KVM_INTERNAL_ERROR_EMULATION && internal.ndata >= 3 {
-        let bytes: Vec<u8> =
-            internal.data[1..3].iter().flat_map(|word| word.to_le_bytes()).collect();
-        let length = usize::from(bytes[0]).min(15);
+    if internal.suberror == KVM_INTERNAL_ERROR_EMULATION {
         text.push_str(", cannot emulate");
-        for byte in &bytes[1..=length] {
+        // The instruction's length and bytes follow a word of flags, when KVM has them.
+        let [_, first, second, ..] = internal.data;
+        let words = if internal.ndata >= 3 { [first, second] } else { [0; 2] };
+        let [length, bytes @ ..] =
+            words.map(u64::to_le_bytes).concat().try_into().unwrap_or([0; 16]);
+        for byte in bytes.iter().take(usize::from(length)) {
             // Writing to a String cannot fail.
             let _ = write!(text, " {byte:02x}");
         }

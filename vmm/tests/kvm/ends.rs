@@ -1,0 +1,146 @@
+//! How guests end: each in its own exit code and one line that says why.
+
+use std::io::Read;
+
+use crate::guest::{Guest, IDLE, LOAD, mark, stop};
+
+/// `jmp` to an absolute address: `mov rax, imm64; jmp rax`.
+fn jump(to: u64) -> Vec<u8> {
+    [&[0x48, 0xb8][..], &to.to_le_bytes(), &[0xff, 0xe0]].concat()
+}
+
+#[test]
+fn a_guest_that_powers_off_ends_with_0() {
+    Guest::new(&[&stop(0)]).run().is(0, "guest powered off");
+}
+
+#[test]
+fn a_guest_that_stops_with_another_code_ends_with_3() {
+    Guest::new(&[&stop(7)]).run().is(3, "guest stopped with code 7");
+}
+
+#[test]
+fn a_triple_fault_ends_with_3() {
+    // An undefined instruction, and an interrupt table of zeroes.
+    Guest::new(&[&[0x0f, 0x0b]]).run().is(3, "triple fault on vcpu 0");
+}
+
+#[test]
+fn a_vcpu_that_runs_where_there_is_no_memory_ends_with_4_every_time() {
+    // The first GiB is mapped, the last 896 MiB of it have no memory.
+    let guest = Guest::new(&[&jump(0x3000_0000)]);
+    for _ in 0..20 {
+        guest.run().is(4, "vcpu 0 failed: KVM internal error");
+    }
+}
+
+#[test]
+fn a_kernel_file_cut_under_a_running_guest_ends_with_4() {
+    // A mark, then a load from the segment's last page for ever.
+    let page = u32::try_from(LOAD).unwrap() + 0x2000;
+    let load = [&[0x8a, 0x04, 0x25][..], &page.to_le_bytes(), &[0xeb, 0xf7]].concat();
+    let guest = Guest::new(&[&mark(1), &load]);
+    let running = guest.start();
+    let kernel = std::fs::OpenOptions::new().write(true).open(guest.file("kernel")).unwrap();
+    kernel.set_len(0x1000).unwrap();
+    // Hardware's KVM says EFAULT, one that emulates the load says that it cannot.
+    running.wait().is(4, "vcpu 0 failed: ");
+}
+
+#[test]
+fn a_signal_ends_an_idle_guest_and_a_busy_one() {
+    let busy = [0xeb, 0xfe];
+    for code in [&IDLE[..], &busy] {
+        let guest = Guest::new(&[&mark(1), code]);
+        let running = guest.start();
+        running.signal("TERM");
+        running.wait().is(143, "ended by signal 15");
+    }
+    let running = Guest::new(&[&mark(1), &IDLE]).start();
+    running.signal("INT");
+    running.wait().is(130, "ended by signal 2");
+}
+
+#[test]
+fn a_second_vcpu_runs_once_the_guest_starts_it() {
+    // 16-bit code for the second vCPU at 0x8000: a mark, then the end with code 9.
+    let second = u64::from_le_bytes([0xb0, 0x22, 0xe6, 0xf4, 0xb0, 0x09, 0xe6, 0xf5]);
+    let place =
+        [&[0x48, 0xb8][..], &second.to_le_bytes(), &[0x48, 0xa3], &0x8000_u64.to_le_bytes()]
+            .concat();
+    let write_msr = |msr: u32, low: u32, high: u32| {
+        [
+            &[0xb9][..],
+            &msr.to_le_bytes(),
+            &[0xb8],
+            &low.to_le_bytes(),
+            &[0xba],
+            &high.to_le_bytes(),
+            &[0x0f, 0x30],
+        ]
+        .concat()
+    };
+    // x2APIC on, then INIT and start-up at 0x8000 to APIC id 1.
+    let enable = write_msr(0x1b, 0xfee0_0d00, 0);
+    let init = write_msr(0x830, 0x4500, 1);
+    let start = write_msr(0x830, 0x4608, 1);
+    let guest = Guest::shaped(&[&place, &enable, &init, &start, &IDLE], 2);
+    let marks = guest.file("marks");
+    let guest = guest.with(&["--marks", marks.to_str().unwrap()]);
+    guest.run().is(3, "guest stopped with code 9");
+    assert!(std::fs::read_to_string(marks).unwrap().contains("guest-0x22"));
+}
+
+#[test]
+fn accesses_that_nobody_answers_read_ones_and_end_nothing() {
+    // in al, 0x80; out 0xf5, al: the code is what was read.
+    Guest::new(&[&[0xe6, 0x80, 0xe4, 0x80, 0xe6, 0xf5]]).run().is(3, "code 255");
+}
+
+#[test]
+fn the_console_prints_when_asked_for_and_is_not_there_otherwise() {
+    let put = |byte: u8| [0x66, 0xba, 0xf8, 0x03, 0xb0, byte, 0xee];
+    let code = [&put(b'h')[..], &put(b'i'), &put(b'\n'), &stop(0)];
+    let guest = Guest::new(&code);
+    let console = guest.file("console");
+    let guest = guest.with(&["--console", console.to_str().unwrap()]);
+    guest.run().is(0, "guest powered off");
+    let mut printed = String::new();
+    std::fs::File::open(&console).unwrap().read_to_string(&mut printed).unwrap();
+    assert_eq!(printed, "hi\n");
+    // The line status register of a port that is not there.
+    Guest::new(&[&[0x66, 0xba, 0xfd, 0x03, 0xec, 0xe6, 0xf5]]).run().is(3, "code 255");
+}
+
+#[test]
+fn a_console_that_nobody_reads_does_not_hold_the_guest_up() {
+    // 300,000 bytes to the serial port, far more than a pipe holds.
+    let flood = [
+        &[0x66, 0xba, 0xf8, 0x03, 0xb9][..],
+        &300_u32.to_le_bytes(),
+        &[0xb0, b'x', 0xee, 0xe2, 0xfd],
+    ]
+    .concat();
+    let guest = Guest::new(&[&flood, &stop(0)]).with(&["--console", "stdout"]);
+    let mut child = crate::guest::program(guest.arguments())
+        .stdout(full_pipe())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// A pipe with no room left, whose reader stays open and never reads.
+fn full_pipe() -> std::io::PipeWriter {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+    let (reader, writer) = std::io::pipe().unwrap();
+    std::mem::forget(reader);
+    let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    let mut filler =
+        std::fs::OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+    while filler.write(&[b'.'; 4096]).is_ok() {}
+    while filler.write(b".").is_ok() {}
+    writer
+}

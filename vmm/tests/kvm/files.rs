@@ -1,0 +1,90 @@
+//! Wrong specs and wrong files: an exit code of 2 or 1, and a line that names what is wrong.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+
+use crate::guest::{Guest, program, stop};
+
+#[test]
+fn a_wrong_spec_ends_with_2_before_anything_is_opened() {
+    let guest = Guest::new(&[&stop(0)]);
+    let marks = guest.file("marks");
+    let guest = guest.with(&["--marks", marks.to_str().unwrap(), "--cmdline", "a\u{7f}b"]);
+    guest.run().is(2, "--cmdline: \"a\\u{7f}b\" is not allowed; allowed: printable ASCII");
+    assert!(!marks.exists());
+}
+
+#[test]
+fn help_and_version_end_with_0() {
+    for (argument, part) in [("--help", "--memory-mib N"), ("--version", "votive-vmm 0.")] {
+        let output = program(&[argument.to_owned()]).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        assert!(String::from_utf8(output.stdout).unwrap().contains(part));
+    }
+}
+
+#[test]
+fn a_kernel_that_is_none_ends_with_1_and_says_what_it_is() {
+    let cases: [(u64, &[u8], &str); 6] = [
+        (0, b"MZ", "the kernel is not an ELF file"),
+        (4, &[1], "not a 64-bit little-endian ELF executable"),
+        (18, &[183], "for ELF machine 183"),
+        (56, &[0xff, 0xff], "65535 program headers"),
+        (64 + 24, &[0, 0, 0, 0], "segment 0 at 0x0"),
+        (24, &[0, 0, 0, 7], "entry 0x7000000 is outside its segments"),
+    ];
+    for (offset, bytes, part) in cases {
+        let guest = Guest::new(&[&stop(0)]);
+        let file = OpenOptions::new().write(true).open(guest.file("kernel")).unwrap();
+        file.write_all_at(bytes, offset).unwrap();
+        guest.run().is(1, part);
+    }
+}
+
+#[test]
+fn a_kernel_cut_short_or_missing_or_a_folder_ends_with_1() {
+    let guest = Guest::new(&[&stop(0)]);
+    let kernel = guest.file("kernel");
+    OpenOptions::new().write(true).open(&kernel).unwrap().set_len(0x1800).unwrap();
+    guest.run().is(1, "the kernel is cut short");
+    std::fs::remove_file(&kernel).unwrap();
+    guest.run().is(1, "cannot open kernel");
+    std::fs::create_dir(&kernel).unwrap();
+    guest.run().is(1, "kernel");
+}
+
+#[test]
+fn an_initrd_or_disk_that_cannot_be_used_ends_with_1() {
+    let guest = Guest::new(&[&stop(0)]);
+    let empty = guest.file("empty");
+    std::fs::File::create(&empty).unwrap();
+    let empty = empty.to_str().unwrap().to_owned();
+    guest.with(&["--initrd", &empty]).run().is(1, "the initrd has 0 bytes");
+    let guest = Guest::new(&[&stop(0)]).with(&["--disk", "path=/nonexistent/disk"]);
+    guest.run().is(1, "cannot open disk /nonexistent/disk");
+    let guest = Guest::new(&[&stop(0)]);
+    let small = guest.file("small");
+    std::fs::File::create(&small).unwrap().write_all(&[0; 511]).unwrap();
+    let disk = format!("path={}", small.display());
+    guest.with(&["--disk", &disk]).run().is(1, "cannot use disk 0");
+}
+
+#[test]
+fn a_descriptor_that_is_not_open_ends_with_1() {
+    Guest::new(&[&stop(0)]).with(&["--initrd", "fd:900"]).run().is(1, "cannot open initrd fd:900");
+}
+
+#[test]
+fn every_device_at_once_leaves_no_socket_behind() {
+    let guest = Guest::new(&[&stop(0)]);
+    let disk = guest.file("disk");
+    std::fs::File::create(&disk).unwrap().set_len(1 << 20).unwrap();
+    let socket = guest.file("vsock");
+    let (disk, vsock) =
+        (format!("path={}", disk.display()), format!("cid=3,path={}", socket.display()));
+    let disks: Vec<&str> = ["--disk", &disk].repeat(8);
+    let guest = guest.with(&disks).with(&["--vsock", &vsock, "--console", "/dev/null"]);
+    guest.run().is(0, "guest powered off");
+    assert!(!socket.exists(), "the vsock socket is gone with its process");
+}

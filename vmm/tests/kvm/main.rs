@@ -1,0 +1,13 @@
+//! The real program with guests of a few instructions. Needs /dev/kvm and fails without; any KVM will do, one that
+//! cannot boot Linux as well.
+
+#[cfg(test)]
+mod ends;
+#[cfg(test)]
+mod files;
+#[cfg(test)]
+mod guest;
+#[cfg(test)]
+mod order;
+#[cfg(test)]
+mod start;

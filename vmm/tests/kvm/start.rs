@@ -1,0 +1,56 @@
+//! What a start leaves in its marks, and what it costs in memory.
+
+use std::fs;
+
+use crate::guest::{Guest, IDLE, mark, stop};
+
+#[test]
+fn marks_tell_a_start_in_order_and_stop_at_sixty_four() {
+    let many = [[0xb9, 200, 0, 0, 0].as_slice(), &mark(5), &[0xe2, 0xfa]].concat();
+    let guest = Guest::new(&[&mark(1), &many, &stop(0)]);
+    let file = guest.file("marks");
+    let guest = guest.with(&["--marks", file.to_str().unwrap()]);
+    guest.run().is(0, "guest powered off");
+    let text = fs::read_to_string(file).unwrap();
+    let marks: Vec<(&str, u64)> = text
+        .lines()
+        .map(|line| line.split_once(' ').unwrap())
+        .map(|(name, ns)| (name, ns.parse().unwrap()))
+        .collect();
+    let names: Vec<&str> = marks.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names[..5], ["start", "machine", "run", "guest-0x01", "guest-0x05"]);
+    assert_eq!(names.len(), 3 + 64);
+    assert!(marks.is_sorted_by_key(|(_, ns)| *ns), "{text}");
+}
+
+/// What one process writes for itself alone, beside its guest's memory and its program file, in KiB.
+fn own_memory_kib(pid: u32) -> u64 {
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let mut own = 0;
+    let mut guests = false;
+    for line in maps.lines() {
+        let field =
+            |name: &str| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<u64>().ok();
+        if line.split_whitespace().next().is_some_and(|word| word.contains('-')) {
+            let (from, to) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+            let [from, to] = [from, to].map(|text| u64::from_str_radix(text, 16).unwrap());
+            guests = to - from >= 1 << 20 && !line.contains('/') && !line.contains('[')
+                || line.ends_with("/kernel");
+        }
+        if !guests {
+            own += field("Private_Dirty:").unwrap_or_default();
+        }
+    }
+    own
+}
+
+#[test]
+fn a_running_machine_keeps_little_memory_of_its_own() {
+    let guest = Guest::shaped(&[&mark(1), &IDLE], 4).with(&["--vsock", "cid=3"]);
+    let running = guest.start();
+    let own = own_memory_kib(running.pid());
+    running.signal("TERM");
+    running.wait().is(143, "signal 15");
+    assert!(own > 50, "{own} KiB: the sum misses something");
+    assert!(own <= 1024, "{own} KiB");
+}
