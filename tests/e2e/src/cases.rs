@@ -1,0 +1,19 @@
+//! The tests, by what they are about.
+
+mod answers;
+mod damage;
+mod ends;
+mod environment;
+mod failures;
+mod sizes;
+
+/// A test.
+pub type Case = fn() -> anyhow::Result<()>;
+
+/// Every test with its name.
+pub fn all() -> impl Iterator<Item = (&'static str, Case)> {
+    [answers::CASES, environment::CASES, failures::CASES, sizes::CASES, ends::CASES, damage::CASES]
+        .into_iter()
+        .flatten()
+        .copied()
+}

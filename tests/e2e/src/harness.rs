@@ -1,0 +1,13 @@
+//! A microVM in three lines of test code: [`Function`], [`Function::invoke`], and an assertion about what [`Ran`].
+
+mod function;
+mod home;
+mod leftovers;
+mod process;
+mod vmm;
+
+pub use function::{Function, Ran, Running};
+pub use home::{Home, images, require_guests};
+pub use leftovers::Leftovers;
+pub use process::{Ended, bounded};
+pub use vmm::Vmm;
