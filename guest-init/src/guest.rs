@@ -8,13 +8,15 @@ mod process;
 mod system;
 mod vsock;
 
-use rustix::fd::{AsFd, OwnedFd};
+use core::sync::atomic::{AtomicI32, Ordering};
+
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Ipv4Addr, SocketAddrV4, SocketFlags, SocketType};
 use rustix::process::Signal;
 use rustix::system::RebootCommand;
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
-use votive_protocol::{Configure, ExitStatus, FaultCode, GuestFrame, Hello, VERSION};
+use votive_protocol::{Configure, ExitStatus, Fault, FaultCode, GuestFrame, Hello, VERSION};
 
 use crate::arena::Arena;
 use crate::server::Facts;
@@ -37,26 +39,37 @@ pub struct Guest {
     kernel_log: Option<OwnedFd>,
 }
 
+/// The link's descriptor, for the panic handler; -1 before there is one.
+static LINK: AtomicI32 = AtomicI32::new(-1);
+
 /// Everything that PID 1 does, from its first instruction to the end of the microVM.
 pub fn run(memory: &'static mut [u8]) -> ! {
     system::mark(MARK_ENTERED);
-    let started_ns = now_ns();
-    let guest = Guest { cgroup: None, child: None, kernel_log: None };
-    match guest.set_up(memory, started_ns) {
+    match set_up(memory, now_ns()) {
         Ok(mut worker) => {
             let ending = worker.serve();
-            let guest = worker.platform();
-            match ending {
-                Ending::Shutdown => guest.say("shutdown"),
-                Ending::LinkLost => guest.say("the agent is gone"),
-                Ending::Fault(problem) => guest.say(problem.detail),
-            }
+            worker.platform().say(match ending {
+                Ending::Shutdown => "shutdown",
+                Ending::LinkLost => "the agent is gone",
+                Ending::Fault(problem) => problem.detail,
+            });
             file_systems::leave();
         }
-        // Without the link there is nobody to tell.
-        Err(Problem { detail, .. }) => system::kernel_message(detail),
+        Err(problem) => {
+            system::kernel_message(problem.detail);
+            tell(problem);
+        }
     }
     power_off()
+}
+
+/// Tells the agent of a problem without the loop: when there is none yet, or none any more.
+fn tell(Problem { code, errno, detail }: Problem) {
+    let mut frame = [0; 256];
+    let fault = GuestFrame::Fault(Fault { code, errno, detail });
+    if let (Ok(len), Some(link)) = (fault.encode(&mut frame), system::borrow(&LINK)) {
+        let _ = rustix::io::write(link, frame.get(..len).unwrap_or(&[]));
+    }
 }
 
 /// Ends the microVM.
@@ -68,8 +81,9 @@ pub fn power_off() -> ! {
     }
 }
 
-/// What the binary's panic handler does: the microVM ends, with a word to the kernel's log.
+/// What the binary's panic handler does: the microVM ends, with a word to the agent and to the kernel's log.
 pub fn panicked() -> ! {
+    tell(Problem::without_errno(FaultCode::System, "panic"));
     system::kernel_message("panic");
     power_off()
 }
@@ -84,38 +98,28 @@ fn system_problem(call: &'static str) -> impl Fn(Errno) -> Problem {
     move |errno| Problem::new(FaultCode::System, errno, call)
 }
 
-impl Guest {
-    /// Connects to the agent, then makes ready what does not depend on its configuration while that is on its way.
-    fn set_up(
-        mut self,
-        memory: &'static mut [u8],
-        started_ns: u64,
-    ) -> Result<Worker<'static, Self>, Problem> {
-        let arena = Arena::cut(memory).ok_or(Problem::without_errno(FaultCode::System, "arena"))?;
-        let link = vsock::connect()?;
-        let signals = system::child_signals().map_err(system_problem("signalfd4"))?;
-        let listener = listen();
-        let early = file_systems::mount_early().and_then(|()| Cgroup::mount());
-        let debug = debug_is_wanted();
-        if debug {
-            self.kernel_log = system::open_kernel_log().ok();
-        }
-        // The link stands: from here on a problem can be told, so that the loop is made first.
-        let (listener, problem) = match (listener, early) {
-            (Ok(listener), Ok(())) => (listener, None),
-            (Ok(listener), Err(problem)) => (listener, Some(problem)),
-            (Err(problem), _) => return Err(problem),
-        };
-        let descriptors = Descriptors { link, listener, signals: Some(signals) };
-        let mut worker = Worker::new(self, arena, descriptors)?;
-        worker.announce(&GuestFrame::Hello(Hello { version: VERSION, started_ns }))?;
-        if let Some(problem) = problem {
-            worker.fault(problem);
-            return Err(problem);
-        }
-        Ok(worker)
+/// Says hello to the agent, and makes ready what does not depend on its answer while that is on its way.
+fn set_up(memory: &'static mut [u8], started_ns: u64) -> Result<Worker<'static, Guest>, Problem> {
+    let arena = Arena::cut(memory).ok_or(Problem::without_errno(FaultCode::System, "arena"))?;
+    let link = vsock::connect()?;
+    LINK.store(link.as_raw_fd(), Ordering::Relaxed);
+    let mut hello = [0; 64];
+    let len = GuestFrame::Hello(Hello { version: VERSION, started_ns })
+        .encode(&mut hello)
+        .map_err(|_| Problem::without_errno(FaultCode::Frame, "Hello"))?;
+    rustix::io::write(&link, hello.get(..len).unwrap_or(&[])).map_err(system_problem("Hello"))?;
+    file_systems::mount_early()?;
+    Cgroup::mount()?;
+    let mut kernel_log = None;
+    if debug_is_wanted() {
+        kernel_log = system::open_kernel_log().ok();
     }
+    let signals = system::child_signals().map_err(system_problem("signalfd4"))?;
+    let descriptors = Descriptors { link, listener: listen()?, signals: Some(signals) };
+    Worker::new(Guest { cgroup: None, child: None, kernel_log }, arena, descriptors)
+}
 
+impl Guest {
     /// Writes to the kernel's log if that was asked for.
     fn say(&self, message: &str) {
         if let Some(log) = &self.kernel_log {
@@ -200,6 +204,10 @@ impl Platform for Guest {
 
     fn reap(&mut self) -> Result<Option<ExitStatus>, Problem> {
         process::reap(&mut self.child)
+    }
+
+    fn release(&mut self, memory: &mut [u8]) {
+        system::release(memory);
     }
 
     fn out_of_memory(&mut self) -> bool {

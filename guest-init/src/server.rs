@@ -135,6 +135,11 @@ impl<'m> Server<'m> {
         id
     }
 
+    /// Memory that a large payload touched and that nobody needs any more: what it holds is of no use. Names it once.
+    pub fn take_excess(&mut self) -> Option<&mut [u8]> {
+        self.event.take_excess()
+    }
+
     /// The connections whose output changed by something other than their own input, one bit each, once.
     pub fn take_stirred(&mut self) -> u16 {
         core::mem::take(&mut self.stirred)
@@ -321,6 +326,7 @@ impl<'m> Server<'m> {
                         HeadError::Malformed => Reply::BadRequest,
                         HeadError::NoHost => Reply::NoHost,
                         HeadError::TooManyHeaders => Reply::HeadTooLarge,
+                        HeadError::UnknownVersion => Reply::UnknownVersion,
                         HeadError::UnknownCoding => Reply::UnknownCoding,
                         HeadError::UnknownExpectation => Reply::ExpectationFailed,
                     },

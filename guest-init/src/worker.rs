@@ -106,6 +106,8 @@ pub trait Platform: Facts {
     /// # Errors
     /// The runtime could not be executed: PID 1 cannot go on.
     fn reap(&mut self) -> Result<Option<ExitStatus>, Problem>;
+    /// Gives memory back to the system; what it holds is of no use any more.
+    fn release(&mut self, memory: &mut [u8]);
     /// Whether the kernel killed a process of this runtime for want of memory.
     fn out_of_memory(&mut self) -> bool;
 }
@@ -194,18 +196,11 @@ fn system(errno: Errno, call: &'static str) -> Problem {
     Problem::new(FaultCode::System, errno, call)
 }
 
-fn frame_problem(detail: &'static str) -> Stop {
-    Stop::Fault(Problem::without_errno(FaultCode::Frame, detail))
+fn frame_problem(detail: &'static str) -> Ending {
+    Ending::Fault(Problem::without_errno(FaultCode::Frame, detail))
 }
 
-/// Why the loop stops.
-enum Stop {
-    Shutdown,
-    LinkLost,
-    Fault(Problem),
-}
-
-impl From<Problem> for Stop {
+impl From<Problem> for Ending {
     fn from(problem: Problem) -> Self {
         Self::Fault(problem)
     }
@@ -247,15 +242,6 @@ impl<'m, P: Platform> Worker<'m, P> {
         })
     }
 
-    /// Adds a frame to the agent's before the loop begins.
-    pub fn announce(&mut self, frame: &GuestFrame<'_>) -> Result<(), Problem> {
-        self.server.outbox.push(frame);
-        match self.flush_link() {
-            Err(Stop::Fault(problem)) => Err(problem),
-            _ => Ok(()),
-        }
-    }
-
     /// The platform.
     pub fn platform(&mut self) -> &mut P {
         &mut self.platform
@@ -264,18 +250,13 @@ impl<'m, P: Platform> Worker<'m, P> {
     /// Serves until the agent ends it, is gone, or something fails. The agent has been told why, if it still listens.
     pub fn serve(&mut self) -> Ending {
         loop {
-            match self.turn() {
-                Ok(()) => {}
-                Err(Stop::LinkLost) => return Ending::LinkLost,
-                Err(Stop::Shutdown) => {
-                    self.last_words();
-                    return Ending::Shutdown;
-                }
-                Err(Stop::Fault(problem)) => {
-                    self.fault(problem);
-                    return Ending::Fault(problem);
-                }
+            let Err(ending) = self.turn() else { continue };
+            match ending {
+                Ending::LinkLost => {}
+                Ending::Shutdown => self.last_words(),
+                Ending::Fault(problem) => self.fault(problem),
             }
+            return ending;
         }
     }
 
@@ -287,7 +268,7 @@ impl<'m, P: Platform> Worker<'m, P> {
     }
 
     /// One wait and what came of it.
-    fn turn(&mut self) -> Result<(), Stop> {
+    fn turn(&mut self) -> Result<(), Ending> {
         self.flush_link()?;
         if self.server.outbox.room() < STEP_ROOM {
             return self.wait_for_link();
@@ -314,6 +295,9 @@ impl<'m, P: Platform> Worker<'m, P> {
             }
         }
         self.flush_stirred()?;
+        if let Some(memory) = self.server.take_excess() {
+            self.platform.release(memory);
+        }
         if self.server.outbox.lost() > 0 {
             return Err(Problem::without_errno(FaultCode::System, "outbox").into());
         }
@@ -322,7 +306,7 @@ impl<'m, P: Platform> Worker<'m, P> {
     }
 
     /// Waits for anything.
-    fn wait(&mut self) -> Result<Ready, Stop> {
+    fn wait(&mut self) -> Result<Ready, Ending> {
         let timeout = self.stopping.map(|deadline_ns| {
             let left = deadline_ns.saturating_sub(self.platform.now_ns());
             timespec(left)
@@ -351,7 +335,7 @@ impl<'m, P: Platform> Worker<'m, P> {
     }
 
     /// Waits for the link alone: the outbox is too full to read anything that would add to it.
-    fn wait_for_link(&mut self) -> Result<(), Stop> {
+    fn wait_for_link(&mut self) -> Result<(), Ending> {
         let link = &self.descriptors.link;
         let mut wanted = [PollFd::new(link, PollFlags::IN | PollFlags::OUT)];
         match poll(&mut wanted, None) {
@@ -366,14 +350,14 @@ impl<'m, P: Platform> Worker<'m, P> {
     }
 
     /// Writes frames as far as the link takes them.
-    fn flush_link(&mut self) -> Result<(), Stop> {
+    fn flush_link(&mut self) -> Result<(), Ending> {
         let outbox = &mut self.server.outbox;
         while !outbox.pending().is_empty() {
             match rustix::io::write(&self.descriptors.link, outbox.pending()) {
                 Ok(len) => outbox.written(len),
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
-                Err(_) => return Err(Stop::LinkLost),
+                Err(_) => return Err(Ending::LinkLost),
             }
         }
         let wanted = if outbox.pending().is_empty() {
@@ -402,12 +386,12 @@ impl<'m, P: Platform> Worker<'m, P> {
     }
 
     /// Reads frames from the agent.
-    fn read_link(&mut self) -> Result<(), Stop> {
+    fn read_link(&mut self) -> Result<(), Ending> {
         match rustix::io::read(&self.descriptors.link, self.inbox.space()) {
-            Ok(0) => return Err(Stop::LinkLost),
+            Ok(0) => return Err(Ending::LinkLost),
             Ok(len) => self.inbox.received(len),
             Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
-            Err(_) => return Err(Stop::LinkLost),
+            Err(_) => return Err(Ending::LinkLost),
         }
         while let Some(command) = self.take_frame()? {
             self.obey(command)?;
@@ -416,7 +400,7 @@ impl<'m, P: Platform> Worker<'m, P> {
     }
 
     /// Takes one frame; what it says to the server, the server is told.
-    fn take_frame(&mut self) -> Result<Option<Command>, Stop> {
+    fn take_frame(&mut self) -> Result<Option<Command>, Ending> {
         let taken = self.inbox.take().map_err(|_| frame_problem("header"))?;
         let Some((kind, body)) = taken else { return Ok(None) };
         let frame = HostFrame::decode(kind, body).map_err(|_| frame_problem("body"))?;
@@ -445,7 +429,7 @@ impl<'m, P: Platform> Worker<'m, P> {
         Ok(Some(command))
     }
 
-    fn obey(&mut self, command: Command) -> Result<(), Stop> {
+    fn obey(&mut self, command: Command) -> Result<(), Ending> {
         match command {
             Command::Nothing => Ok(()),
             Command::Configured => {
@@ -473,7 +457,7 @@ impl<'m, P: Platform> Worker<'m, P> {
         }
     }
 
-    fn stop(&mut self, grace_ms: u32) -> Result<(), Stop> {
+    fn stop(&mut self, grace_ms: u32) -> Result<(), Ending> {
         let grace_ns = u64::from(grace_ms) * 1_000_000;
         if self.process == Process::Alive && grace_ns > 0 {
             self.platform.terminate();
@@ -487,17 +471,17 @@ impl<'m, P: Platform> Worker<'m, P> {
     }
 
     /// Whether it is time to go, or to stop asking nicely.
-    fn check_stopping(&mut self) -> Result<(), Stop> {
+    fn check_stopping(&mut self) -> Result<(), Ending> {
         let Some(deadline_ns) = self.stopping else { return Ok(()) };
         if self.process == Process::Absent {
-            return Err(Stop::Shutdown);
+            return Err(Ending::Shutdown);
         }
         let now_ns = self.platform.now_ns();
         if now_ns < deadline_ns {
             return Ok(());
         }
         if self.killed {
-            return Err(Stop::Shutdown);
+            return Err(Ending::Shutdown);
         }
         self.platform.kill();
         self.killed = true;
@@ -511,7 +495,7 @@ impl<'m, P: Platform> Worker<'m, P> {
     }
 
     /// Starts the runtime.
-    fn start(&mut self) -> Result<(), Stop> {
+    fn start(&mut self) -> Result<(), Ending> {
         let configure = decode_configure(self.configure.get(..self.configure_len))?;
         self.server.runtime_started();
         let output = self.platform.start(&configure)?;
@@ -526,7 +510,7 @@ impl<'m, P: Platform> Worker<'m, P> {
         Ok(())
     }
 
-    fn take_signals(&mut self) -> Result<(), Stop> {
+    fn take_signals(&mut self) -> Result<(), Ending> {
         if let Some(signals) = &self.descriptors.signals {
             // Only that one came matters, so that one read of one record or more will do; what is left wakes the loop again.
             let mut records = [0_u8; 1024];
@@ -541,7 +525,7 @@ impl<'m, P: Platform> Worker<'m, P> {
     }
 
     /// Reports a runtime's end once everything that it left behind was read.
-    fn finish_ending(&mut self) -> Result<(), Stop> {
+    fn finish_ending(&mut self) -> Result<(), Ending> {
         let Process::Ending { status, restart } = self.process else { return Ok(()) };
         if self.logs.iter().any(Option::is_some) || self.clients.iter().any(Option::is_some) {
             return Ok(());
@@ -563,7 +547,7 @@ impl<'m, P: Platform> Worker<'m, P> {
     }
 
     /// Reads one piece of the runtime's output into a frame.
-    fn read_log(&mut self, ready: Ready, token: u64, stream: LogStream) -> Result<(), Stop> {
+    fn read_log(&mut self, ready: Ready, token: u64, stream: LogStream) -> Result<(), Ending> {
         if !ready.reads(token) || !self.has_room()? {
             return Ok(());
         }
@@ -583,7 +567,7 @@ impl<'m, P: Platform> Worker<'m, P> {
     }
 
     /// Whether there is room for one more step; makes some if it can.
-    fn has_room(&mut self) -> Result<bool, Stop> {
+    fn has_room(&mut self) -> Result<bool, Ending> {
         if self.server.outbox.room() < STEP_ROOM {
             self.flush_link()?;
         }
@@ -591,7 +575,7 @@ impl<'m, P: Platform> Worker<'m, P> {
     }
 
     /// Takes every client that is waiting, as far as there are places.
-    fn accept(&mut self) -> Result<(), Stop> {
+    fn accept(&mut self) -> Result<(), Ending> {
         loop {
             let place = self.server.place();
             let index = match place {
@@ -619,7 +603,7 @@ impl<'m, P: Platform> Worker<'m, P> {
         }
     }
 
-    fn set_accepting(&mut self, accepting: bool) -> Result<(), Stop> {
+    fn set_accepting(&mut self, accepting: bool) -> Result<(), Ending> {
         if accepting != self.accepting {
             let wanted = if accepting { EventFlags::IN } else { EventFlags::empty() };
             let data = EventData::new_u64(LISTENER);
@@ -639,7 +623,7 @@ impl<'m, P: Platform> Worker<'m, P> {
     }
 
     /// Reads what a client sent.
-    fn read_client(&mut self, index: usize) -> Result<(), Stop> {
+    fn read_client(&mut self, index: usize) -> Result<(), Ending> {
         if !self.has_room()? {
             return Ok(());
         }
@@ -664,7 +648,7 @@ impl<'m, P: Platform> Worker<'m, P> {
     }
 
     /// Writes to clients whose output changed behind their backs.
-    fn flush_stirred(&mut self) -> Result<(), Stop> {
+    fn flush_stirred(&mut self) -> Result<(), Ending> {
         let stirred = self.server.take_stirred();
         for index in (0..CONNECTIONS_MAX).filter(|index| stirred & (1 << index) != 0) {
             self.flush_client(index)?;
@@ -673,7 +657,7 @@ impl<'m, P: Platform> Worker<'m, P> {
     }
 
     /// Writes to a client as far as it takes it.
-    fn flush_client(&mut self, index: usize) -> Result<(), Stop> {
+    fn flush_client(&mut self, index: usize) -> Result<(), Ending> {
         let Some(client) = self.clients.get(index).and_then(Option::as_ref) else { return Ok(()) };
         let mut blocked = false;
         let mut broken = false;
@@ -710,7 +694,7 @@ impl<'m, P: Platform> Worker<'m, P> {
     }
 
     /// Asks to be woken for what the client can be served with.
-    fn set_interest(&mut self, index: usize, blocked: bool) -> Result<(), Stop> {
+    fn set_interest(&mut self, index: usize, blocked: bool) -> Result<(), Ending> {
         let mut wanted = EventFlags::empty();
         wanted.set(EventFlags::IN, !self.server.space(index).is_empty());
         wanted.set(EventFlags::OUT, blocked);
@@ -735,7 +719,7 @@ fn timespec(ns: u64) -> Timespec {
 }
 
 /// The configuration as it was kept; it was checked when it came.
-fn decode_configure(body: Option<&[u8]>) -> Result<Configure<'_>, Stop> {
+fn decode_configure(body: Option<&[u8]>) -> Result<Configure<'_>, Ending> {
     match HostFrame::decode(votive_protocol::Kind::Configure, body.unwrap_or(&[])) {
         Ok(HostFrame::Configure(configure)) => Ok(configure),
         _ => Err(frame_problem("Configure")),

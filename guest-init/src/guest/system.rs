@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 use core::ffi::CStr;
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use linux_raw_sys::general as raw;
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -159,6 +159,26 @@ pub(super) fn drop_bounding_set() -> Result<(), Errno> {
         }
     }
     Ok(())
+}
+
+/// A descriptor whose number was stored; nothing before that.
+pub(super) fn borrow(stored: &'static AtomicI32) -> Option<BorrowedFd<'static>> {
+    let number = stored.load(Ordering::Relaxed);
+    // SAFETY: the number is that of the link, which stays open until the machine ends, and it is not -1.
+    (number >= 0).then(|| unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// Gives the whole pages of `memory` back to the kernel; they are zero afterwards.
+pub(super) fn release(memory: &mut [u8]) {
+    const PAGE: usize = 4096;
+    let skipped = memory.as_ptr().align_offset(PAGE);
+    let Some(pages) = memory.get_mut(skipped..) else { return };
+    let len = pages.len() & !(PAGE - 1);
+    // SAFETY: the range is whole pages of a slice that is ours alone, private and not backed by a file: every byte becomes
+    // zero, which is a value of u8.
+    let _ = unsafe {
+        rustix::mm::madvise(pages.as_mut_ptr().cast(), len, rustix::mm::Advice::LinuxDontNeed)
+    };
 }
 
 /// A word of memory that a fork shares.

@@ -92,6 +92,8 @@ pub enum HeadError {
     TooManyHeaders,
     /// A transfer coding other than `chunked`.
     UnknownCoding,
+    /// A version other than HTTP/1.0 and HTTP/1.1.
+    UnknownVersion,
     /// An expectation other than `100-continue`.
     UnknownExpectation,
 }
@@ -127,6 +129,7 @@ impl Head {
         let mut request = httparse::Request::new(&mut headers);
         match request.parse(bytes) {
             Ok(httparse::Status::Complete(_)) => {}
+            Err(httparse::Error::Version) => return Err(HeadError::UnknownVersion),
             Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
             Ok(httparse::Status::Partial) | Err(_) => return Err(HeadError::Malformed),
         }

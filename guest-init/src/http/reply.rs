@@ -41,6 +41,8 @@ pub enum Reply {
     HeadTooLarge,
     /// 501: a transfer coding that nobody knows.
     UnknownCoding,
+    /// 505: neither HTTP/1.0 nor HTTP/1.1.
+    UnknownVersion,
 }
 
 /// The interim answer to `Expect: 100-continue`.
@@ -151,19 +153,6 @@ impl Reply {
         writer.finish().unwrap_or(0)
     }
 
-    /// Whether the request cannot be followed any further: the connection ends with this answer.
-    #[must_use]
-    pub fn ends_connection(self) -> bool {
-        matches!(
-            self,
-            Self::BadRequest
-                | Self::NoHost
-                | Self::ExpectationFailed
-                | Self::HeadTooLarge
-                | Self::UnknownCoding
-        )
-    }
-
     fn shape(self) -> Shape {
         let (status, content_type, body) = match self {
             Self::Accepted => ("202 Accepted", JSON, "{\"status\":\"OK\"}\n"),
@@ -195,16 +184,21 @@ impl Reply {
                  \"errorType\":\"RequestEntityTooLarge\"}\n",
             ),
             Self::BadRequest => ("400 Bad Request", TEXT, "400 Bad Request"),
-            Self::NoHost => {
-                ("400 Bad Request", TEXT, "400 Bad Request: missing required Host header")
-            }
+            Self::NoHost => (
+                "400 Bad Request: missing required Host header",
+                TEXT,
+                "400 Bad Request: missing required Host header",
+            ),
             Self::ExpectationFailed => ("417 Expectation Failed", "", ""),
             Self::HeadTooLarge => {
                 ("431 Request Header Fields Too Large", TEXT, "431 Request Header Fields Too Large")
             }
-            Self::UnknownCoding => {
-                ("501 Not Implemented", TEXT, "501 Not Implemented: Unsupported transfer encoding")
-            }
+            Self::UnknownCoding => ("501 Not Implemented", TEXT, "Unsupported transfer encoding"),
+            Self::UnknownVersion => (
+                "505 HTTP Version Not Supported: unsupported protocol version",
+                TEXT,
+                "505 HTTP Version Not Supported: unsupported protocol version",
+            ),
         };
         Shape { status, content_type, body }
     }

@@ -3,6 +3,7 @@
 use votive_protocol::{InvocationId, Invoke};
 
 use crate::http::Writer;
+use crate::limits::REQUEST_KEEP;
 
 /// Why an invocation was refused. The agent would not send it, so that PID 1 cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,13 +40,24 @@ pub(super) struct Event<'m> {
     payload_total: usize,
     /// Bytes that are still to come of a payload, also of an invocation that is over.
     due: usize,
+    /// How far payloads have touched their memory since it was last given back.
+    touched: usize,
     current: Option<(InvocationId, Stage)>,
 }
 
 impl<'m> Event<'m> {
     pub(super) fn new(head: &'m mut [u8], payload: &'m mut [u8]) -> Self {
         let current = None;
-        Self { head, payload, head_len: 0, payload_len: 0, payload_total: 0, due: 0, current }
+        Self {
+            head,
+            payload,
+            head_len: 0,
+            payload_len: 0,
+            payload_total: 0,
+            due: 0,
+            touched: 0,
+            current,
+        }
     }
 
     pub(super) fn id(&self) -> Option<InvocationId> {
@@ -95,6 +107,7 @@ impl<'m> Event<'m> {
         {
             place.copy_from_slice(bytes);
             self.payload_len += bytes.len();
+            self.touched = self.touched.max(self.payload_len);
         }
         Ok(())
     }
@@ -125,6 +138,15 @@ impl<'m> Event<'m> {
         self.current.take().map(|(id, _)| id)
     }
 
+    /// Memory that a large payload touched and that nobody needs any more; names it once.
+    pub(super) fn take_excess(&mut self) -> Option<&mut [u8]> {
+        if self.current.is_some() || self.touched <= REQUEST_KEEP {
+            return None;
+        }
+        let touched = core::mem::take(&mut self.touched);
+        self.payload.get_mut(REQUEST_KEEP..touched)
+    }
+
     /// Bytes of head and payload together.
     pub(super) fn len(&self) -> u64 {
         self.head_len as u64 + self.payload_total as u64
@@ -136,11 +158,6 @@ impl<'m> Event<'m> {
         let head = self.head.get(sent.min(self.head_len)..self.head_len).unwrap_or(&[]);
         let from = sent.saturating_sub(self.head_len).min(self.payload_len);
         [head, self.payload.get(from..self.payload_len).unwrap_or(&[])]
-    }
-
-    /// The memory behind the payload that the last invocations touched; for giving it back.
-    pub(super) fn payload_memory(&mut self) -> &mut [u8] {
-        if self.current.is_some() { &mut [] } else { self.payload }
     }
 }
 

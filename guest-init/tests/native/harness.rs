@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -79,8 +80,6 @@ impl Platform for Native {
         drop(command);
         *self.child.lock().unwrap() = Some(child);
         let (child, mut ended) = (Arc::clone(&self.child), self.ended.try_clone().unwrap());
-        let watched = UnixStream::pair().unwrap();
-        drop(watched);
         let pid = child.lock().unwrap().as_ref().unwrap().id();
         std::thread::spawn(move || {
             // Waits without reaping: the loop does that, as it does for PID 1.
@@ -122,6 +121,10 @@ impl Platform for Native {
         }))
     }
 
+    fn release(&mut self, memory: &mut [u8]) {
+        memory.fill(0);
+    }
+
     fn out_of_memory(&mut self) -> bool {
         false
     }
@@ -144,6 +147,7 @@ impl Frame {
 pub(crate) struct Harness {
     pub(crate) api: SocketAddr,
     link: UnixStream,
+    frames: Receiver<Frame>,
     thread: Option<JoinHandle<Ending>>,
     invocations: u8,
 }
@@ -162,7 +166,6 @@ impl Harness {
     fn build(command: Option<RuntimeCommand>, handler: &str) -> Self {
         let (link, guest_link) = UnixStream::pair().unwrap();
         guest_link.set_nonblocking(true).unwrap();
-        link.set_read_timeout(Some(PATIENCE)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         rustix::net::sockopt::set_tcp_nodelay(&listener, true).unwrap();
@@ -181,7 +184,16 @@ impl Harness {
             let arena = Arena::cut(&mut memory).unwrap();
             Worker::new(platform, arena, descriptors).unwrap().serve()
         });
-        let mut harness = Self { api, link, thread: Some(thread), invocations: 0 };
+        let (sender, frames) = mpsc::channel();
+        let mut reader = link.try_clone().unwrap();
+        std::thread::spawn(move || {
+            while let Ok(frame) = read_frame(&mut reader) {
+                if sender.send(frame).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut harness = Self { api, link, frames, thread: Some(thread), invocations: 0 };
         harness.send(&HostFrame::Configure(Configure {
             realtime_ns: 1,
             memory_bytes: 128 << 20,
@@ -213,7 +225,7 @@ impl Harness {
     /// Sends an invocation with this payload.
     pub(crate) fn invoke(&mut self, payload: &[u8]) -> InvocationId {
         self.invocations += 1;
-        let id = InvocationId([self.invocations; 16]);
+        let id = InvocationId([0xa0 | self.invocations; 16]);
         self.send(&HostFrame::Invoke(Invoke {
             id,
             deadline_ms: 1_700_000_000_000,
@@ -230,17 +242,16 @@ impl Harness {
         id
     }
 
+    pub(crate) fn has_invoked(&self) -> bool {
+        self.invocations > 0
+    }
+
     pub(crate) fn reset(&mut self) {
         self.send(&HostFrame::Reset(ResetReason::Timeout));
     }
 
     pub(crate) fn frame(&mut self) -> Frame {
-        let mut header = [0; HEADER_LEN];
-        self.link.read_exact(&mut header).expect("a frame");
-        let header = Header::parse(header).unwrap();
-        let mut body = vec![0; header.body_len];
-        self.link.read_exact(&mut body).unwrap();
-        Frame { kind: header.kind, body }
+        self.frames.recv_timeout(PATIENCE).expect("a frame")
     }
 
     /// Frames up to the first of this kind, that one last.
@@ -269,6 +280,16 @@ impl Harness {
     pub(crate) fn ending(mut self) -> Ending {
         self.thread.take().unwrap().join().unwrap()
     }
+}
+
+/// Reads one frame of the guest's.
+pub(crate) fn read_frame(link: &mut UnixStream) -> std::io::Result<Frame> {
+    let mut header = [0; HEADER_LEN];
+    link.read_exact(&mut header)?;
+    let header = Header::parse(header).unwrap();
+    let mut body = vec![0; header.body_len];
+    link.read_exact(&mut body)?;
+    Ok(Frame { kind: header.kind, body })
 }
 
 impl Drop for Harness {
