@@ -56,6 +56,7 @@ use vm_memory::GuestMemoryMmap;
 pub mod block;
 mod device;
 pub mod driver;
+pub mod fuzz;
 mod mmio;
 mod ring;
 pub mod rng;

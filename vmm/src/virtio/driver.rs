@@ -1,12 +1,16 @@
 //! The other side: a guest's driver without a guest, for tests and fuzzing of every device through its registers and rings.
 //!
 //! It plays by the rules unless told otherwise: each register and each word of a ring can also be written at will. The caller
-//! plays the worker, with [`GuestDriver::work`].
+//! plays the worker: [`GuestDriver::run`] does what an event loop would, [`GuestDriver::work`] gives a single turn.
 
+use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::mmio::{CONFIG, offset, status};
 use super::{GuestRam, MmioDevice, Wake};
@@ -21,6 +25,12 @@ pub const HIGH: u64 = 0x1_0000_0000;
 /// Room for the rings of one queue: table, available and used ring at 0, 0x2000 and 0x3000.
 const QUEUE_BYTES: u64 = 0x8000;
 const QUEUES_AT: u64 = 0x1000;
+
+/// More turns than any device takes for what queues and sockets can hold.
+pub const TURNS_MAX: usize = 100_000;
+
+const GUEST: u64 = 0;
+const HOST: u64 = 1;
 
 /// Flags of a descriptor (virtio 1.2 section 2.7.5).
 pub const NEXT: u16 = 1;
@@ -63,6 +73,9 @@ pub struct GuestDriver {
     device: Arc<MmioDevice>,
     ram: GuestRam,
     positions: Vec<Position>,
+    event_idx: bool,
+    /// What would wake the device's worker.
+    epoll: Epoll,
 }
 
 /// RAM as the driver expects it: two adjacent regions and one above 4 GiB.
@@ -77,9 +90,20 @@ pub fn ram() -> Result<GuestRam, vm_memory::mmap::FromRangesError> {
 
 impl GuestDriver {
     /// A driver for `device`, which must use `ram`.
-    pub fn new(device: Arc<MmioDevice>, ram: GuestRam) -> Self {
+    ///
+    /// # Errors
+    /// The device's descriptors cannot be watched.
+    pub fn new(device: Arc<MmioDevice>, ram: GuestRam) -> io::Result<Self> {
         let queues = device.traits().queue_sizes.len();
-        GuestDriver { device, ram, positions: vec![Position::default(); queues] }
+        let epoll = Epoll::new()?;
+        let watch =
+            |fd, data| epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, data));
+        watch(device.notifier().as_raw_fd(), GUEST)?;
+        if let Some(fd) = device.host_events() {
+            watch(fd, HOST)?;
+        }
+        let positions = vec![Position::default(); queues];
+        Ok(GuestDriver { device, ram, positions, event_idx: false, epoll })
     }
 
     /// The device.
@@ -136,6 +160,7 @@ impl GuestDriver {
     /// Section 3.1.1 up to and including FEATURES_OK.
     pub fn negotiate(&mut self, features: u64) {
         self.set(offset::STATUS, 0);
+        self.event_idx = features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
         for position in &mut self.positions {
             *position = Position::default();
         }
@@ -278,9 +303,50 @@ impl GuestDriver {
         Some((head, len))
     }
 
-    /// Notifies the device of queue `index`; [`GuestDriver::work`] does the rest.
+    /// Notifies the device of queue `index`, wanted or not.
     pub fn kick(&self, index: usize) {
         self.set(offset::QUEUE_NOTIFY, u32::try_from(index).unwrap_or(u32::MAX));
+    }
+
+    /// Notifies the device of the `added` chains offered last in queue `index`, if it asked for that (section 2.7.10).
+    pub fn kick_if_wanted(&self, index: usize, added: u16) {
+        let [_, _, ring] = ring_addresses(index);
+        let Some(&Position { size, available, .. }) = self.positions.get(index) else { return };
+        let load = |addr| self.ram.load::<u16>(GuestAddress(addr), Ordering::Acquire).unwrap_or(0);
+        let wanted = if self.event_idx {
+            let event =
+                load(ring.saturating_add(4).saturating_add(u64::from(size).saturating_mul(8)));
+            available.wrapping_sub(event).wrapping_sub(1) < added
+        } else {
+            load(ring) & 1 == 0
+        };
+        if wanted {
+            self.kick(index);
+        }
+    }
+
+    /// Turns of the worker until nothing wakes it any more, waiting up to `wait_ms` milliseconds for the first event. How many
+    /// turns it took: [`TURNS_MAX`] means that it does not come to rest.
+    pub fn run(&self, wait_ms: i32) -> usize {
+        let mut wait_ms = wait_ms;
+        for turns in 0..TURNS_MAX {
+            let mut events = [EpollEvent::default(); 2];
+            let count = self.epoll.wait(wait_ms, &mut events).unwrap_or(0);
+            if count == 0 {
+                return turns;
+            }
+            wait_ms = 0;
+            for event in events.iter().take(count) {
+                if event.data() == HOST {
+                    self.device.service(Wake::Host);
+                } else {
+                    // There is something to read, so this does not block.
+                    let _ = self.device.notifier().read();
+                    self.device.service(Wake::Guest);
+                }
+            }
+        }
+        TURNS_MAX
     }
 
     /// One turn of the worker.

@@ -260,11 +260,11 @@ impl MmioDevice {
     /// One turn of the worker: tells the model of a reset or an activation, lets it work, tells the driver.
     pub(super) fn service(&self, wake: Wake) {
         let mut seat = self.lock_seat();
-        let Seat { device, rings, features, reset_due, activate_due } = &mut *seat;
+        let Seat { device, rings: place, features, reset_due, activate_due } = &mut *seat;
         if std::mem::take(reset_due) {
             device.reset();
         }
-        let Some(rings) = rings else { return };
+        let Some(rings) = place else { return };
         let wake = if std::mem::take(activate_due) {
             device.reset();
             device.activate(*features);
@@ -272,9 +272,6 @@ impl MmioDevice {
         } else {
             wake
         };
-        if self.needs_reset.load(Ordering::Acquire) {
-            return;
-        }
         device.process(rings, wake);
         let settled = rings.settle();
         if settled.refused > 0 {
@@ -284,6 +281,9 @@ impl MmioDevice {
             self.raise(INTERRUPT_USED);
         }
         if settled.broken.is_some() {
+            // Until the driver resets the device there is nothing to do, and the host's side must not wake us for it.
+            *place = None;
+            device.reset();
             self.resets_needed.fetch_add(1, Ordering::Relaxed);
             self.needs_reset.store(true, Ordering::Release);
             self.raise(INTERRUPT_CONFIG);

@@ -41,7 +41,7 @@ fn rig(read_only: bool) -> Rig {
     let ram = ram().unwrap();
     let device = Block::new(spec).unwrap();
     let device = MmioDevice::new(Box::new(device), Arc::clone(&ram)).unwrap();
-    let mut driver = GuestDriver::new(device, ram);
+    let mut driver = GuestDriver::new(device, ram).unwrap();
     let offered = driver.offered();
     assert!(driver.start(offered & !(1 << 29)));
     driver.work(Wake::Guest);
@@ -294,7 +294,7 @@ fn a_file_that_cannot_be_written_gives_errors_and_not_a_dead_device() {
     };
     let ram = ram().unwrap();
     let device = MmioDevice::new(Box::new(Block::new(spec).unwrap()), Arc::clone(&ram)).unwrap();
-    let mut driver = GuestDriver::new(device, ram);
+    let mut driver = GuestDriver::new(device, ram).unwrap();
     let offered = driver.offered();
     assert!(driver.start(offered));
     let mut rig = Rig { driver, file: named.reopen().unwrap() };

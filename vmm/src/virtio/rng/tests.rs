@@ -11,7 +11,7 @@ use crate::virtio::driver::{DATA, GuestDriver, ram, readable, writable};
 fn running() -> GuestDriver {
     let ram = ram().unwrap();
     let device = MmioDevice::new(Box::new(Rng::new()), Arc::clone(&ram)).unwrap();
-    let mut driver = GuestDriver::new(device, ram);
+    let mut driver = GuestDriver::new(device, ram).unwrap();
     assert!(driver.start(1 << 32));
     driver.work(Wake::Guest);
     driver

@@ -12,26 +12,25 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread;
 
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-
 use super::limits::{
     BUFFER_BYTES, BUFFERS_MAX, CONNECTIONS_MAX, HANDSHAKES_MAX, HOST_PORT_FIRST, REPLIES_MAX,
 };
 use super::packet::{HEADER_BYTES, Header, op, shutdown};
 use super::*;
 use crate::virtio::MmioDevice;
-use crate::virtio::driver::{Buffer, DATA, GuestDriver, HIGH, ram, readable, writable};
+use crate::virtio::driver::{Buffer, DATA, GuestDriver, HIGH, TURNS_MAX, ram, readable, writable};
 
 const CID: u64 = 42;
 const RX_BYTES: u32 = 4096;
 const TX_AT: u64 = HIGH;
+const VERSION_1: u64 = 1 << 32;
+const EVENT_IDX: u64 = 1 << 29;
 /// What the guest of these tests has room for, on each connection.
 const GUEST_BUFFER: u32 = 64 << 10;
 
 struct Rig {
     driver: GuestDriver,
     folder: tempfile::TempDir,
-    epoll: Epoll,
     /// Receive buffers by head, as long as the device has them.
     posted: usize,
 }
@@ -48,19 +47,20 @@ impl Rig {
     }
 
     fn without_buffers(ports: Vec<(u32, OwnedFd)>) -> Self {
+        Self::with_features(ports, VERSION_1)
+    }
+
+    fn with_features(ports: Vec<(u32, OwnedFd)>, features: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = Some(folder.path().join("v.sock"));
         let spec = VsockSpec { guest_cid: 42, path, ports };
         let ram = ram().unwrap();
         let device = Vsock::new(spec).unwrap();
         let device = MmioDevice::new(Box::new(device), Arc::clone(&ram)).unwrap();
-        let epoll = Epoll::new().unwrap();
-        let event = EpollEvent::new(EventSet::IN, 0);
-        epoll.ctl(ControlOperation::Add, device.host_events().unwrap(), event).unwrap();
-        let mut driver = GuestDriver::new(device, ram);
-        assert!(driver.start(1 << 32));
-        driver.work(Wake::Guest);
-        Rig { driver, folder, epoll, posted: 0 }
+        let mut driver = GuestDriver::new(device, ram).unwrap();
+        assert!(driver.start(features));
+        assert!(driver.run(0) > 0);
+        Rig { driver, folder, posted: 0 }
     }
 
     /// Makes `count` receive buffers available.
@@ -70,33 +70,29 @@ impl Rig {
             self.driver.offer(RX, &[writable(at, RX_BYTES)]);
             self.posted += 1;
         }
-        self.driver.kick(RX);
+        self.driver.kick_if_wanted(RX, u16::try_from(count).unwrap());
         self.work();
     }
 
-    /// Turns of the worker until it has nothing left to do.
+    /// Has the device deal with all there is to do. It must come to rest.
     fn work(&self) {
-        self.driver.work(Wake::Guest);
-        while self.host_ready(0) {
-            self.driver.work(Wake::Host);
-        }
-        // What the device asked for with `again` is in its own notifier; a turn without it does no harm.
-        self.driver.work(Wake::Guest);
+        assert!(self.driver.run(0) < TURNS_MAX, "the worker never sleeps");
     }
 
-    fn host_ready(&self, timeout_ms: i32) -> bool {
-        self.epoll.wait(timeout_ms, &mut [EpollEvent::default()]).unwrap() > 0
+    fn host_ready(&self) -> bool {
+        self.driver.run(0) > 0
     }
 
     /// Waits for something to happen on the host's side, and has the device deal with it.
     fn wait_host(&self) {
-        assert!(self.host_ready(10_000), "the host's side stays silent");
-        self.work();
+        let turns = self.driver.run(10_000);
+        assert!(turns > 0, "the host's side stays silent");
+        assert!(turns < TURNS_MAX, "the worker never sleeps");
     }
 
     fn send_raw(&mut self, buffers: &[Buffer]) {
         self.driver.offer(TX, buffers);
-        self.driver.kick(TX);
+        self.driver.kick_if_wanted(TX, 1);
         self.work();
         while self.driver.used(TX).is_some() {}
     }
@@ -497,7 +493,7 @@ fn the_guest_gets_no_more_than_its_credit() {
     assert_eq!(packets[1].0.op, op::CREDIT_REQUEST);
     assert_eq!(packets.len(), 2);
     rig.work();
-    assert!(!rig.host_ready(0));
+    assert!(!rig.host_ready());
     assert_eq!(rig.operations(), []);
     let credit =
         |fwd_cnt| Header { buf_alloc: 100, fwd_cnt, ..packet(1000, 80, op::CREDIT_UPDATE) };
@@ -613,7 +609,7 @@ fn host_programs_that_say_nothing_wait_in_line_and_others_pass_when_they_leave()
     late.write_all(b"CONNECT 52\n").unwrap();
     rig.wait_host();
     assert_eq!(rig.operations(), []);
-    assert!(!rig.host_ready(0), "a full table must not keep the loop awake");
+    assert!(!rig.host_ready(), "a full table must not keep the loop awake");
     drop(silent.pop());
     rig.wait_host();
     assert_eq!(rig.one_packet().0.dst_port, 52);
@@ -677,13 +673,27 @@ fn a_reset_ends_all_connections_and_the_next_driver_starts_afresh() {
     let mut early = rig.dial();
     early.write_all(b"CONNECT 52\n").unwrap();
     rig.work();
-    assert!(!rig.host_ready(0));
+    assert!(!rig.host_ready());
     assert!(rig.driver.start(1 << 32));
     rig.work();
     rig.posted = 0;
     rig.post(64);
     rig.work();
     assert_eq!(rig.one_packet().0.dst_port, 52);
+}
+
+#[test]
+fn a_broken_ring_does_not_let_the_host_keep_the_worker_awake() {
+    let mut rig = Rig::new();
+    let mut host = rig.established_from_guest(1000, 80);
+    rig.driver.set_available_index(TX, 0xff27);
+    rig.driver.kick(TX);
+    rig.work();
+    assert_eq!(rig.driver.status() & 64, 64);
+    assert_eq!(host.read(&mut [0; 1]).unwrap(), 0);
+    let _waiting = rig.dial();
+    rig.work();
+    assert!(!rig.host_ready());
 }
 
 #[test]
@@ -715,8 +725,15 @@ fn pattern(index: usize) -> u8 {
 
 #[test]
 fn ten_megabytes_are_echoed_unchanged() {
+    for features in [VERSION_1, VERSION_1 | EVENT_IDX] {
+        let mut rig = Rig::with_features(Vec::new(), features);
+        rig.post(64);
+        echo_ten_megabytes(rig);
+    }
+}
+
+fn echo_ten_megabytes(mut rig: Rig) {
     const TOTAL: usize = 10 << 20;
-    let mut rig = Rig::new();
     let host = rig.established_from_guest(1000, 80);
     let echo = thread::spawn(move || std::io::copy(&mut &host, &mut &host).unwrap());
     let (mut sent, mut got) = (0usize, 0usize);

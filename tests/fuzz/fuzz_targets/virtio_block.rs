@@ -1,0 +1,5 @@
+//! A guest against the block device.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| votive_vmm::virtio::fuzz::block(data));

@@ -1,0 +1,5 @@
+//! A guest and host programs against the socket device.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| votive_vmm::virtio::fuzz::vsock(data));
