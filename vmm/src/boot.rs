@@ -16,11 +16,11 @@ use crate::kvm::{KvmError, Ready, Vm};
 use crate::layout::{EBDA, SERIAL_GSI, gsi, mmio_address};
 use crate::machine::{Machine, MachineError, Subscriber};
 use crate::marks::Marks;
-use crate::memory::{GuestRam, MemoryError};
+use crate::memory::{GuestRam, LowMemory, MemoryError};
 use crate::mptable;
 use crate::registers::{self, RegistersError};
 use crate::signals::{self, Signals};
-use crate::spec::{ValidSpec, VsockSpec};
+use crate::spec::{KernelMemory, ValidSpec, VsockSpec};
 use crate::vcpu::Vcpu;
 use crate::virtio::block::{Block, BlockError, BlockSpec};
 use crate::virtio::rng::Rng;
@@ -112,14 +112,15 @@ pub fn boot(spec: ValidSpec, start_ns: u64) -> Result<Machine, BootError> {
     let files = Files::open(spec)?;
 
     let (vm, host) = Vm::create()?;
-    let ram = GuestRam::map(files.memory_bytes)?;
+    let ram = GuestRam::map(files.memory_bytes, low_memory(files.kernel_memory))?;
     let vm = vm.map(&ram)?.create_irqchip()?;
     let (mut vm, vcpus) = vm.create_vcpus(files.vcpus)?;
 
-    let kernel = kernel::load(&files.kernel, &ram)?;
+    let kernel = kernel::load(&files.kernel, &ram, files.kernel_memory)?;
     let initrd = files.initrd.as_ref();
-    let initrd =
-        initrd.map(|file| bootparams::load_initrd(file, &ram, kernel.end())).transpose()?;
+    let initrd = initrd
+        .map(|file| bootparams::load_initrd(file, &ram, kernel.end(), files.kernel_memory))
+        .transpose()?;
     let marks = Marks::new(start_ns, files.marks);
     let attached = attach_all(&mut vm, &ram, &exit, files.devices)?;
     let cmdline = cmdline(attached.console.is_some(), attached.windows.len(), &files.cmdline);
@@ -135,9 +136,17 @@ pub fn boot(spec: ValidSpec, start_ns: u64) -> Result<Machine, BootError> {
     Ok(machine)
 }
 
+fn low_memory(kernel: KernelMemory) -> LowMemory {
+    match kernel {
+        KernelMemory::Mapped => LowMemory::SmallPages,
+        KernelMemory::Copied => LowMemory::HugePage,
+    }
+}
+
 /// Everything that the spec names, opened.
 struct Files {
     kernel: File,
+    kernel_memory: KernelMemory,
     initrd: Option<File>,
     marks: Option<File>,
     vcpus: u8,
@@ -177,7 +186,8 @@ impl Files {
             rng: spec.rng,
         };
         let (vcpus, memory_bytes, cmdline) = (spec.vcpus, spec.memory_bytes, spec.cmdline);
-        Ok(Self { kernel, initrd, marks, vcpus, memory_bytes, cmdline, devices })
+        let kernel_memory = spec.kernel_memory;
+        Ok(Self { kernel, kernel_memory, initrd, marks, vcpus, memory_bytes, cmdline, devices })
     }
 }
 

@@ -10,6 +10,7 @@ use vm_memory::ByteValued;
 use crate::layout::{CMDLINE, EBDA, HIGH_RAM, IDENTITY_MAPPED_END, LOW_RAM_END, ZERO_PAGE};
 use crate::limits::{MAX_CMDLINE_BYTES, MAX_INITRD_BYTES};
 use crate::memory::{GuestRam, MemoryError, ranges};
+use crate::spec::KernelMemory;
 
 const BOOT_FLAG: u16 = 0xaa55;
 const HEADER_MAGIC: u32 = 0x5372_6448;
@@ -66,9 +67,9 @@ pub struct Initrd {
 
 /// Places the initial file system right behind the kernel.
 ///
-/// It is mapped, and memory around a mapped file has small pages. Behind the kernel, which is mapped too,
-/// such memory is there already; at the end of memory, where Linux allocates first, it would cost a fault
-/// for every page that Linux touches there.
+/// It is mapped or copied as the kernel is. Memory around a mapped file has small pages: behind the kernel such
+/// memory is there already; at the end of memory, where Linux allocates first, it would cost a fault for every
+/// page that Linux touches there.
 ///
 /// # Errors
 /// When it is empty, too large or leaves the kernel no room.
@@ -76,6 +77,7 @@ pub fn load_initrd(
     file: &File,
     ram: &GuestRam,
     kernel_end: u64,
+    how: KernelMemory,
 ) -> Result<Initrd, BootParamsError> {
     let bytes = file.metadata().map_err(BootParamsError::ReadInitrd)?.len();
     if !(1..=MAX_INITRD_BYTES).contains(&bytes) {
@@ -86,7 +88,10 @@ pub fn load_initrd(
     if gpa + bytes > end {
         return Err(BootParamsError::InitrdRoom { bytes, kernel_end, end });
     }
-    ram.place(file, 0, gpa, bytes)?;
+    match how {
+        KernelMemory::Mapped => ram.place(file, 0, gpa, bytes)?,
+        KernelMemory::Copied => ram.copy_in(file, 0, gpa, bytes)?,
+    }
     // Both are below IDENTITY_MAPPED_END.
     Ok(Initrd { gpa: gpa as u32, bytes: bytes as u32 })
 }

@@ -15,6 +15,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::limits::MAX_PROGRAM_HEADERS;
 use crate::memory::{GuestRam, MemoryError, kernel_range};
+use crate::spec::KernelMemory;
 
 const HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
@@ -24,6 +25,8 @@ const LITTLE_ENDIAN: u8 = 1;
 const TYPE_EXECUTABLE: u16 = 2;
 const MACHINE_X86_64: u16 = 62;
 const PT_LOAD: u32 = 1;
+const PF_W: u32 = 2;
+const HUGE_PAGE: u64 = 2 << 20;
 
 /// Why an image is no kernel that can be booted.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +165,8 @@ pub struct Segment {
     pub file_bytes: u64,
     /// Bytes in memory; what the file does not give is zero.
     pub memory_bytes: u64,
+    /// Whether the kernel writes to it as a matter of course.
+    pub writable: bool,
 }
 
 impl Segment {
@@ -222,14 +227,35 @@ impl Plan {
 ///
 /// # Errors
 /// See [`KernelError`].
-pub fn load(file: &File, ram: &GuestRam) -> Result<Plan, KernelError> {
+pub fn load(file: &File, ram: &GuestRam, how: KernelMemory) -> Result<Plan, KernelError> {
     let plan = Plan::read(file, &kernel_range(ram.bytes()))?;
     for segment in &plan.segments {
         // What the file does not give stays zero: guest memory is new.
-        ram.place(file, segment.offset, segment.gpa, segment.file_bytes)
+        place(file, ram, segment, how)
             .map_err(|source| KernelError::Place { index: segment.index, source })?;
     }
     Ok(plan)
+}
+
+fn place(
+    file: &File,
+    ram: &GuestRam,
+    segment: &Segment,
+    how: KernelMemory,
+) -> Result<(), MemoryError> {
+    let Segment { offset, gpa, file_bytes, .. } = *segment;
+    if how == KernelMemory::Mapped {
+        return ram.place(file, offset, gpa, file_bytes);
+    }
+    let end = gpa + file_bytes;
+    let (first, last) = (gpa.next_multiple_of(HUGE_PAGE), end / HUGE_PAGE * HUGE_PAGE);
+    if segment.writable || first >= last {
+        return ram.copy_in(file, offset, gpa, file_bytes);
+    }
+    let (head, whole) = (first - gpa, last - first);
+    ram.copy_in(file, offset, gpa, head)?;
+    ram.place(file, offset + head, first, whole)?;
+    ram.copy_in(file, offset + head + whole, last, end - last)
 }
 
 /// What is needed of an ELF header.
@@ -296,7 +322,8 @@ fn segment(
         let allowed = allowed.clone();
         return Err(KernelError::OutsideMemory { index, gpa, bytes: memory_bytes, allowed });
     }
-    Ok(Some(Segment { index, offset, gpa, file_bytes, memory_bytes }))
+    let writable = u32_at(header, 4) & PF_W != 0;
+    Ok(Some(Segment { index, offset, gpa, file_bytes, memory_bytes, writable }))
 }
 
 fn overlap(one: &Segment, other: &Segment) -> bool {

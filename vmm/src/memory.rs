@@ -11,7 +11,7 @@
 #![expect(unsafe_code, reason = "mapping guest memory and files over it")]
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
@@ -82,6 +82,15 @@ pub struct GuestRam {
     bytes: u64,
 }
 
+/// Which pages the lowest 2 MiB of guest memory have. The VMM itself writes seven of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LowMemory {
+    /// Small ones: clearing the rest of a huge page would be a quarter of a start's cost.
+    SmallPages,
+    /// A huge one: Linux uses all of it before PID 1 runs, and then has no fault for each small page.
+    HugePage,
+}
+
 /// The guest physical ranges of `bytes` of memory: (first address, size), one or two.
 #[must_use]
 pub fn ranges(bytes: u64) -> Vec<(u64, u64)> {
@@ -105,8 +114,8 @@ impl GuestRam {
     ///
     /// # Errors
     /// When the address space or the operating system refuses.
-    pub fn map(bytes: u64) -> Result<Self, MemoryError> {
-        let base = reserve(bytes as usize)?;
+    pub fn map(bytes: u64, low: LowMemory) -> Result<Self, MemoryError> {
+        let base = reserve(bytes as usize, low)?;
         let mut offset = 0;
         let mut regions = Vec::new();
         for (gpa, size) in ranges(bytes) {
@@ -177,6 +186,25 @@ impl GuestRam {
         self.copy(file, offset + head + whole, last_page, end - last_page)
     }
 
+    /// Copies `bytes` of `file` from `offset` on to `gpa`, in one go.
+    ///
+    /// # Errors
+    /// When the range is outside guest memory, or the file cannot be read.
+    pub fn copy_in(
+        &self,
+        file: &File,
+        offset: u64,
+        gpa: u64,
+        bytes: u64,
+    ) -> Result<(), MemoryError> {
+        let failed = |source| MemoryError::ReadFile { offset, bytes, source };
+        let mut file = file;
+        file.seek(SeekFrom::Start(offset)).map_err(failed)?;
+        self.shared
+            .read_exact_volatile_from(GuestAddress(gpa), &mut file, bytes as usize)
+            .map_err(|error| failed(io::Error::other(error)))
+    }
+
     /// Copies part of a file, a page at a time.
     fn copy(&self, file: &File, offset: u64, gpa: u64, bytes: u64) -> Result<(), MemoryError> {
         let mut page = [0_u8; PAGE as usize];
@@ -225,9 +253,8 @@ const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE
 /// Maps `bytes` at an address that huge pages can back. What alignment leaves over at either end
 /// stays mapped and untouched, which costs address space only.
 ///
-/// Huge pages save most of the faults of a guest's boot, each an exit. Not so in the lowest 2 MiB: of these
-/// the VMM writes seven pages and Linux few more, and clearing the rest would be half the cost of a start.
-fn reserve(bytes: usize) -> Result<*mut u8, MemoryError> {
+/// Huge pages save most of the faults of a guest's boot, each an exit.
+fn reserve(bytes: usize, low: LowMemory) -> Result<*mut u8, MemoryError> {
     let failed = |source| MemoryError::Map { bytes, source };
     let size = bytes + HUGE_PAGE;
     // SAFETY: a new anonymous mapping at an address of the kernel's choice.
@@ -242,8 +269,10 @@ fn reserve(bytes: usize) -> Result<*mut u8, MemoryError> {
         unsafe { libc::madvise(from.cast(), size, advice) }
     };
     // Without huge pages in this kernel, the advice is refused, and all is well.
-    advise(aligned, HUGE_PAGE, libc::MADV_NOHUGEPAGE);
-    advise(aligned.wrapping_add(HUGE_PAGE), bytes - HUGE_PAGE, libc::MADV_HUGEPAGE);
+    advise(aligned, bytes, libc::MADV_HUGEPAGE);
+    if low == LowMemory::SmallPages {
+        advise(aligned, HUGE_PAGE, libc::MADV_NOHUGEPAGE);
+    }
     // A payload must not end up in a core file.
     if advise(base, size, libc::MADV_DONTDUMP) != 0 {
         return Err(failed(io::Error::last_os_error()));

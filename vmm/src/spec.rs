@@ -23,6 +23,10 @@ votive-vmm --kernel FILE --vcpus N --memory-mib N [options]
   --initrd FILE        the initial file system
   --vcpus N            1 to 32
   --memory-mib N       128 to 10752
+  --kernel-memory mapped|copied
+                       mapped (the default): the kernel's pages are the host's page cache until written,
+                       so the guest starts soonest and microVMs share most; copied: what Linux writes
+                       early is copied to huge pages, so PID 1 starts sooner
   --cmdline TEXT       added to the kernel's command line; may hold ` -- args` for PID 1
   --disk path=FILE[,readonly]
                        /dev/vda, /dev/vdb, ... in the order given; at most 8
@@ -49,6 +53,8 @@ pub struct VmSpec {
     pub kernel: Option<String>,
     /// `--initrd`.
     pub initrd: Option<String>,
+    /// `--kernel-memory`.
+    pub kernel_memory: Option<String>,
     /// `--vcpus`.
     pub vcpus: Option<String>,
     /// `--memory-mib`.
@@ -87,6 +93,8 @@ pub enum Request {
 pub struct ValidSpec {
     /// The kernel, an uncompressed vmlinux.
     pub kernel: FileRef,
+    /// How the kernel gets into guest memory.
+    pub kernel_memory: KernelMemory,
     /// The initial file system.
     pub initrd: Option<FileRef>,
     /// Number of vCPUs, 1 to [`MAX_VCPUS`].
@@ -107,6 +115,15 @@ pub struct ValidSpec {
     pub marks: Option<FileRef>,
     /// The parent process, whose end is this one's.
     pub parent: Option<u32>,
+}
+
+/// How the kernel gets into guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelMemory {
+    /// Every whole page is mapped from the file.
+    Mapped,
+    /// Read-only blocks that fill huge pages are mapped, the rest is copied to huge pages.
+    Copied,
 }
 
 /// One disk.
@@ -188,6 +205,7 @@ pub enum SpecError {
 }
 
 const FILE_ALLOWED: &str = "a path, or fd:N with N from 3 to 1048575";
+const KERNEL_MEMORY_ALLOWED: &str = "mapped, copied";
 const VCPUS_ALLOWED: &str = "1 to 32";
 const MEMORY_ALLOWED: &str = "128 to 10752";
 const CMDLINE_ALLOWED: &str = "printable ASCII, 1500 bytes at most";
@@ -252,6 +270,7 @@ impl VmSpec {
     fn slot(&mut self, option: &str) -> &mut Option<String> {
         match option {
             "kernel" => &mut self.kernel,
+            "kernel-memory" => &mut self.kernel_memory,
             "initrd" => &mut self.initrd,
             "vcpus" => &mut self.vcpus,
             "memory-mib" => &mut self.memory_mib,
@@ -286,6 +305,11 @@ impl VmSpec {
         }
         let spec = ValidSpec {
             kernel,
+            kernel_memory: match self.kernel_memory.as_deref() {
+                None | Some("mapped") => KernelMemory::Mapped,
+                Some("copied") => KernelMemory::Copied,
+                Some(other) => return Err(wrong("kernel-memory", other, KERNEL_MEMORY_ALLOWED)),
+            },
             initrd,
             // Its range has been checked against MAX_VCPUS.
             vcpus: vcpus as u8,
@@ -336,8 +360,9 @@ impl ValidSpec {
 
 /// The option of that name, as a text that outlives the parser's borrow.
 fn known(name: &str) -> Result<&'static str, SpecError> {
-    const OPTIONS: [&str; 15] = [
+    const OPTIONS: [&str; 16] = [
         "kernel",
+        "kernel-memory",
         "initrd",
         "vcpus",
         "memory-mib",

@@ -6,7 +6,8 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::{BootParamsError, Initrd, e820, load_initrd, write, zero_page};
 use crate::layout::{CMDLINE, ZERO_PAGE};
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, LowMemory};
+use crate::spec::KernelMemory;
 
 const MIB: u64 = 1 << 20;
 
@@ -32,7 +33,7 @@ fn the_memory_map_leaves_out_the_bios_area_and_the_hole() {
 
 #[test]
 fn the_command_line_ends_with_a_nul_and_is_refused_when_too_long() {
-    let ram = GuestRam::map(128 * MIB).unwrap();
+    let ram = GuestRam::map(128 * MIB, LowMemory::HugePage).unwrap();
     write(&ram, "a=b", None).unwrap();
     let mut seen = [1; 4];
     ram.shared().read_slice(&mut seen, GuestAddress(CMDLINE)).unwrap();
@@ -48,25 +49,27 @@ fn the_command_line_ends_with_a_nul_and_is_refused_when_too_long() {
 fn an_initrd_lies_behind_the_kernel_and_within_memory() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&[0x5a; 10_000]).unwrap();
-    let ram = GuestRam::map(128 * MIB).unwrap();
-    let initrd = load_initrd(&file, &ram, 32 * MIB + 1).unwrap();
+    let ram = GuestRam::map(128 * MIB, LowMemory::HugePage).unwrap();
+    let initrd = load_initrd(&file, &ram, 32 * MIB + 1, KernelMemory::Mapped).unwrap();
     assert_eq!(u64::from(initrd.gpa), 32 * MIB + 4096);
     assert_eq!(initrd.bytes, 10_000);
     let last = GuestAddress(u64::from(initrd.gpa) + 9_999);
     assert_eq!(ram.shared().read_obj::<u8>(last).unwrap(), 0x5a);
     assert_eq!(ram.shared().read_obj::<u8>(GuestAddress(last.0 + 1)).unwrap(), 0);
-    load_initrd(&file, &ram, 128 * MIB - 3 * 4096).unwrap();
-    let error = load_initrd(&file, &ram, 128 * MIB - 2 * 4096).expect_err("no room");
+    load_initrd(&file, &ram, 128 * MIB - 3 * 4096, KernelMemory::Copied).unwrap();
+    let error =
+        load_initrd(&file, &ram, 128 * MIB - 2 * 4096, KernelMemory::Mapped).expect_err("no room");
     assert!(matches!(error, BootParamsError::InitrdRoom { .. }), "{error}");
 }
 
 #[test]
 fn an_empty_or_huge_initrd_is_refused() {
-    let ram = GuestRam::map(128 * MIB).unwrap();
+    let ram = GuestRam::map(128 * MIB, LowMemory::HugePage).unwrap();
     for bytes in [0, 65 * MIB] {
         let file = tempfile::tempfile().unwrap();
         file.set_len(bytes).unwrap();
-        let error = load_initrd(&file, &ram, 32 * MIB).expect_err("its size is wrong");
+        let error = load_initrd(&file, &ram, 32 * MIB, KernelMemory::Mapped)
+            .expect_err("its size is wrong");
         assert!(matches!(error, BootParamsError::InitrdSize { .. }), "{error}");
     }
 }

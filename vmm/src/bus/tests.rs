@@ -7,7 +7,7 @@ use crate::console::Console;
 use crate::exit::ExitReason;
 use crate::layout::mmio_address;
 use crate::marks::Marks;
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, LowMemory};
 use crate::virtio::{MmioDevice, rng};
 
 fn empty() -> Bus {
@@ -62,7 +62,7 @@ fn the_serial_port_answers_at_its_eight_ports_only() {
 
 #[test]
 fn each_window_reaches_its_own_device() {
-    let ram = GuestRam::map(128 << 20).unwrap();
+    let ram = GuestRam::map(128 << 20, LowMemory::HugePage).unwrap();
     let device = || MmioDevice::new(Box::new(rng::Rng::new()), Arc::clone(ram.shared())).unwrap();
     let bus = Bus::new(Marks::default(), None, vec![device(), device()]);
     let status = |index: usize| {

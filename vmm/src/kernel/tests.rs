@@ -7,7 +7,8 @@ use proptest::prelude::{any, prop_assert, proptest};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{KernelError, Plan, load};
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, LowMemory};
+use crate::spec::KernelMemory;
 
 const MIB: u64 = 1 << 20;
 const ALLOWED: Range<u64> = MIB..128 * MIB;
@@ -58,14 +59,20 @@ fn plan(image: &[u8]) -> Result<Plan, KernelError> {
 
 #[test]
 fn a_good_kernel_is_in_memory_as_its_headers_say() {
+    for how in [KernelMemory::Mapped, KernelMemory::Copied] {
+        loads_as_its_headers_say(how);
+    }
+}
+
+fn loads_as_its_headers_say(how: KernelMemory) {
     let mut image = good();
     for (at, byte) in image.iter_mut().enumerate().skip(0x1000) {
         *byte = (at % 251) as u8 | 1;
     }
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&image).unwrap();
-    let ram = GuestRam::map(128 * MIB).unwrap();
-    let plan = load(&file, &ram).unwrap();
+    let ram = GuestRam::map(128 * MIB, LowMemory::HugePage).unwrap();
+    let plan = load(&file, &ram, how).unwrap();
     assert_eq!((plan.entry, plan.segments.len()), (16 * MIB, 3));
     assert_eq!(plan.end(), 18 * MIB + 0x10);
     for segment in &plan.segments {

@@ -5,7 +5,7 @@ use std::io::Write;
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{GuestRam, MemoryError, ranges};
+use super::{GuestRam, LowMemory, MemoryError, ranges};
 
 const MIB: u64 = 1 << 20;
 
@@ -30,7 +30,7 @@ fn memory_beyond_the_hole_continues_at_4_gib() {
 
 #[test]
 fn the_host_address_is_aligned_for_huge_pages_in_every_range() {
-    let ram = GuestRam::map(3500 * MIB).unwrap();
+    let ram = GuestRam::map(3500 * MIB, LowMemory::HugePage).unwrap();
     for (gpa, _, host) in ram.slots() {
         assert_eq!(gpa % (2 * MIB), host % (2 * MIB));
     }
@@ -39,7 +39,7 @@ fn the_host_address_is_aligned_for_huge_pages_in_every_range() {
 #[test]
 fn a_placed_file_has_the_same_bytes_whatever_its_alignment_and_touches_nothing_else() {
     let file = patterned(64 << 10);
-    let ram = GuestRam::map(128 * MIB).unwrap();
+    let ram = GuestRam::map(128 * MIB, LowMemory::HugePage).unwrap();
     let cases = [
         (0, MIB, 0x3000),
         (0, MIB, 0x3001),
@@ -66,10 +66,10 @@ fn a_placed_file_has_the_same_bytes_whatever_its_alignment_and_touches_nothing_e
 #[test]
 fn what_the_guest_writes_to_a_mapped_file_stays_out_of_the_file() {
     let file = patterned(0x4000);
-    let ram = GuestRam::map(128 * MIB).unwrap();
+    let ram = GuestRam::map(128 * MIB, LowMemory::HugePage).unwrap();
     ram.place(&file, 0, MIB, 0x4000).unwrap();
     ram.write(MIB + 0x1000, &[0xee; 0x1000]).unwrap();
-    let again = GuestRam::map(128 * MIB).unwrap();
+    let again = GuestRam::map(128 * MIB, LowMemory::HugePage).unwrap();
     again.place(&file, 0, MIB, 0x4000).unwrap();
     let byte: u8 = again.shared().read_obj(GuestAddress(MIB + 0x1000)).unwrap();
     assert_eq!(byte, pattern(0x1000));
@@ -78,7 +78,7 @@ fn what_the_guest_writes_to_a_mapped_file_stays_out_of_the_file() {
 #[test]
 fn nothing_is_placed_outside_guest_memory() {
     let file = patterned(0x2000);
-    let ram = GuestRam::map(128 * MIB).unwrap();
+    let ram = GuestRam::map(128 * MIB, LowMemory::HugePage).unwrap();
     for (gpa, bytes) in [
         (128 * MIB, 0x1000),
         (128 * MIB - 0x1000, 0x2000),
@@ -93,7 +93,7 @@ fn nothing_is_placed_outside_guest_memory() {
 #[test]
 fn a_copied_part_that_the_file_does_not_have_is_an_error() {
     let file = patterned(0x800);
-    let ram = GuestRam::map(128 * MIB).unwrap();
+    let ram = GuestRam::map(128 * MIB, LowMemory::HugePage).unwrap();
     let error = ram.place(&file, 0, MIB, 0x900).expect_err("the file ends before");
     assert!(matches!(error, MemoryError::ReadFile { offset: 0, bytes: 0x900, .. }), "{error}");
 }

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use proptest::prelude::{Strategy, any, proptest};
 
-use super::{ConsoleSpec, DiskSpec, Request, SpecError, ValidSpec, VmSpec};
+use super::{ConsoleSpec, DiskSpec, KernelMemory, Request, SpecError, ValidSpec, VmSpec};
 use crate::descriptor::FileRef;
 
 const LEAST: [&str; 6] = ["--kernel", "vmlinux", "--vcpus", "1", "--memory-mib", "128"];
@@ -52,6 +52,8 @@ fn a_full_spec_keeps_every_value_and_the_order_of_disks() {
         "--vsock",
         "cid=3,path=/s,port=1024:fd:5,port=0:fd:6",
         "--no-rng",
+        "--kernel-memory",
+        "copied",
         "--console",
         "stdout",
         "--marks",
@@ -74,6 +76,7 @@ fn a_full_spec_keeps_every_value_and_the_order_of_disks() {
     assert_eq!(spec.cmdline, "a=b -- x y");
     assert_eq!((spec.initrd, spec.marks), (Some(FileRef::Fd(3)), Some(FileRef::Fd(7))));
     assert!(!spec.rng);
+    assert_eq!(spec.kernel_memory, KernelMemory::Copied);
 }
 
 #[test]
@@ -86,6 +89,7 @@ fn every_wrong_value_is_refused_with_its_field_itself_and_what_is_allowed() {
         (&["--initrd", "fd:2"], &["--initrd:", "fd:2", "from 3"]),
         (&["--initrd", "fd:-1"], &["--initrd:", "fd:-1", "from 3"]),
         (&["--initrd", "fd:99999999999"], &["--initrd:", "fd:99999999999", "1048575"]),
+        (&["--kernel-memory", "huge"], &["--kernel-memory:", "huge", "mapped, copied"]),
         (&["--cmdline", "a\nb"], &["--cmdline:", "a\\nb", "printable"]),
         (&["--cmdline", &long], &["--cmdline:", "xxx", "1500"]),
         (&["--disk", "/a"], &["--disk:", "/a", "path=FILE"]),
