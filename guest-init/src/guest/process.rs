@@ -17,6 +17,8 @@ use crate::worker::{Output, Problem};
 
 /// Descriptors of a function (CONTRACT 4.5).
 const NOFILE: u64 = 1024;
+/// Processes and threads of a function (CONTRACT 4.5); the cgroup says the same, the kernel's own default may be less.
+const PROCESSES: u64 = 1024;
 /// Variables, and words of a command line, that a process can be started with.
 const POINTERS_MAX: usize = 4096;
 /// Bytes of all variables: the function's own and its credentials (16 KiB each at most), and PID 1's.
@@ -41,13 +43,13 @@ impl Child {
 
     fn problem(&self) -> Option<Problem> {
         let failure = self.failure.load(Ordering::Acquire);
-        let errno = Errno::from_raw_os_error(i32::try_from(failure & 0xffff).unwrap_or(0));
-        match failure >> 16 {
-            0 => None,
-            1 => Some(Problem::new(FaultCode::InvalidWorkingDirectory, errno, "chdir")),
-            2 => Some(Problem::new(FaultCode::InvalidEntrypoint, errno, "execve")),
-            _ => Some(Problem::new(FaultCode::System, errno, "privileges")),
-        }
+        let (code, detail) = match failure >> 16 {
+            0 => return None,
+            1 => (FaultCode::InvalidWorkingDirectory, "chdir"),
+            2 => (FaultCode::InvalidEntrypoint, "execve"),
+            _ => (FaultCode::System, "privileges"),
+        };
+        Some(Problem { code, errno: u16::try_from(failure & 0xffff).unwrap_or(0), detail })
     }
 }
 
@@ -200,6 +202,7 @@ fn give_up_privileges(
     rustix::stdio::dup2_stderr(stderr)?;
     let limit = |value| Rlimit { current: Some(value), maximum: Some(value) };
     rustix::process::setrlimit(Resource::Nofile, limit(NOFILE))?;
+    rustix::process::setrlimit(Resource::Nproc, limit(PROCESSES))?;
     rustix::process::setrlimit(Resource::Core, limit(0))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     system::drop_bounding_set()?;

@@ -170,7 +170,7 @@ fn a_reset_kills_a_python_function_that_sleeps() {
     let mut harness = python("app.sleep", code.path());
     let id = harness.invoke(b"{}");
     let frames = harness.frames_until(Kind::Log);
-    assert_eq!(log(&frames, LogStream::Stdout), "asleep\n");
+    assert!(log(&frames, LogStream::Stdout).starts_with("asleep"));
     harness.reset();
     let frames = harness.frames_until(Kind::RuntimeExited);
     match frames.last().unwrap().read() {
