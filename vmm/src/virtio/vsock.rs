@@ -7,7 +7,7 @@
 //! What a guest could abuse: connections by the thousand, data beyond its credit, packets that lie about lengths, ports and
 //! CIDs, replies it never collects. Connections and buffers are counted against fixed limits ([`limits`]); a packet that
 //! belongs to nothing is answered with RST; when replies pile up no more packets are taken until the guest collects them
-//! (section 5.10.6.2). No call here waits: sockets are non-blocking and watched edge-triggered, so an idle or stuck
+//! (section 5.10.6.2). No call here waits: sockets are used without waiting and watched edge-triggered, so an idle or stuck
 //! connection costs nothing.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -60,7 +60,7 @@ impl Vsock {
     /// Binds the listening socket, if there is one; it is removed when the device is dropped.
     ///
     /// # Errors
-    /// A reserved CID, a path that cannot be bound (in use, too long), a descriptor that cannot be made non-blocking.
+    /// A reserved CID, or a path that cannot be bound (in use, too long).
     pub fn new(spec: VsockSpec) -> Result<Self, VsockError> {
         let guest_cid = spec.guest_cid;
         let host = Host::new(spec)?;

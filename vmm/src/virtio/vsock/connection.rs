@@ -10,16 +10,15 @@
 //! credit. Sockets are watched edge-triggered: `readable` and `writable` hold until a call says otherwise.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use vm_memory::{
-    GuestMemoryBackend, GuestMemoryMmap, ReadVolatile, VolatileMemoryError, WriteVolatile,
-};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 
+use super::host::{receive, send, send_bytes};
 use super::limits::{BUFFER_BYTES, BUFFERS_MAX, LINGER_TIMEOUT};
 use super::packet::{HEADER_BYTES, HOST_CID, Header, TYPE_STREAM, op, shutdown};
 use crate::virtio::ring::parts;
@@ -289,8 +288,8 @@ impl Connection {
         let mut total: u32 = 0;
         for part in parts(chain.writable(), header, limit) {
             for slice in GuestMemoryBackend::get_slices(ram, part.addr, part.len as usize) {
-                let Ok(mut slice) = slice else { return total };
-                match self.stream.read_volatile(&mut slice) {
+                let Ok(slice) = slice else { return total };
+                match receive(&self.stream, &slice) {
                     Ok(0) => {
                         self.ended = true;
                         return total;
@@ -313,8 +312,8 @@ impl Connection {
         total
     }
 
-    fn on_read_error(&mut self, error: &VolatileMemoryError) {
-        match would_block(error) {
+    fn on_read_error(&mut self, error: &io::Error) {
+        match transient(error) {
             Some(true) => self.readable = false,
             Some(false) => {}
             None => {
@@ -360,7 +359,7 @@ impl Connection {
         self.state = State::Established;
         self.deadline = None;
         let line = format!("OK {}\n", self.local_port);
-        match self.stream.write(line.as_bytes()) {
+        match send_bytes(&self.stream, line.as_bytes()) {
             Ok(count) if count == line.len() => Verdict::Keep,
             _ => Verdict::Reset,
         }
@@ -435,7 +434,7 @@ impl Connection {
                     if !self.writable {
                         return total;
                     }
-                    match self.stream.write_volatile(&slice) {
+                    match send(&self.stream, &slice) {
                         Ok(count) => {
                             total = total.saturating_add(u32::try_from(count).unwrap_or(0));
                             match slice.offset(count) {
@@ -443,7 +442,7 @@ impl Connection {
                                 Err(_) => return total,
                             }
                         }
-                        Err(error) => match would_block(&error) {
+                        Err(error) => match transient(&error) {
                             Some(true) => self.writable = false,
                             Some(false) => {}
                             None => self.go_deaf(),
@@ -474,7 +473,7 @@ impl Connection {
     fn flush(&mut self) -> Verdict {
         while self.writable && !self.buffer.is_empty() && !self.deaf {
             let (front, _) = self.buffer.as_slices();
-            match self.stream.write(front) {
+            match send_bytes(&self.stream, front) {
                 Ok(count) => {
                     self.buffer.drain(..count.min(front.len()));
                     let count = u32::try_from(count).unwrap_or(0);
@@ -513,16 +512,4 @@ fn transient(error: &io::Error) -> Option<bool> {
         io::ErrorKind::Interrupted => Some(false),
         _ => None,
     }
-}
-
-fn would_block(error: &VolatileMemoryError) -> Option<bool> {
-    match error {
-        VolatileMemoryError::IOError(error) => transient(error),
-        _ => None,
-    }
-}
-
-/// Takes `count` bytes off a socket, which are known to be there.
-pub(super) fn consume(mut stream: &UnixStream, bytes: &mut [u8]) -> bool {
-    stream.read_exact(bytes).is_ok()
 }

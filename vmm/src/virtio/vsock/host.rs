@@ -1,6 +1,9 @@
 //! The host's side: the listening socket, sockets and descriptors that guests connect to, and the events of them all.
 
-#![expect(unsafe_code, reason = "non-blocking connect(2) and MSG_PEEK have no safe binding in std")]
+#![expect(
+    unsafe_code,
+    reason = "socket calls with flags, into memory that no reference may point to"
+)]
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,6 +14,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use vm_memory::VolatileSlice;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::timerfd::TimerFd;
 
@@ -42,14 +46,6 @@ pub enum VsockError {
     Listen {
         /// Where.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A descriptor given for a port.
-    #[error("take the descriptor for port {port}")]
-    Port {
-        /// Which port.
-        port: u32,
         /// Why.
         source: io::Error,
     },
@@ -90,12 +86,7 @@ impl Host {
         if spec.guest_cid <= 2 || spec.guest_cid == u32::MAX {
             return Err(VsockError::Cid(spec.guest_cid));
         }
-        let mut ports = BTreeMap::new();
-        for (port, fd) in spec.ports {
-            let stream = UnixStream::from(fd);
-            stream.set_nonblocking(true).map_err(|source| VsockError::Port { port, source })?;
-            ports.insert(port, stream);
-        }
+        let ports = spec.ports.into_iter().map(|(port, fd)| (port, UnixStream::from(fd))).collect();
         let watch = |source| VsockError::Watch { source };
         let host = Host {
             epoll: Epoll::new().map_err(watch)?,
@@ -129,7 +120,6 @@ impl Host {
     /// The next host program that wants in. `None`: there is none now.
     pub(super) fn accept(&self) -> Option<UnixStream> {
         let (stream, _) = self.listener.as_ref()?.socket.accept().ok()?;
-        stream.set_nonblocking(true).ok()?;
         Some(stream)
     }
 
@@ -243,11 +233,46 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     }
 }
 
+/// Neither waits, whatever another holder of the same socket did to its flags, nor raises SIGPIPE.
+const NOW: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+
 /// Reads what waits on `stream` without taking it off.
 pub(super) fn peek(stream: &UnixStream, into: &mut [u8]) -> io::Result<usize> {
-    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    receive_bytes(stream, into, libc::MSG_PEEK)
+}
+
+/// Takes bytes off `stream` that were seen there; false if they are not there any more.
+pub(super) fn consume(stream: &UnixStream, into: &mut [u8]) -> bool {
+    receive_bytes(stream, into, 0).is_ok_and(|count| count == into.len())
+}
+
+fn receive_bytes(stream: &UnixStream, into: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
+    let (to, len) = (into.as_mut_ptr().cast(), into.len());
     // SAFETY: pointer and length are those of a live, exclusively borrowed slice; the descriptor is open.
-    let got =
-        unsafe { libc::recv(stream.as_raw_fd(), into.as_mut_ptr().cast(), into.len(), flags) };
+    let got = unsafe { libc::recv(stream.as_raw_fd(), to, len, flags | NOW) };
     usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
+
+/// Reads from `stream` into guest RAM. 0 is the end of the stream.
+pub(super) fn receive(stream: &UnixStream, into: &VolatileSlice<'_, ()>) -> io::Result<usize> {
+    let guard = into.ptr_guard_mut();
+    // SAFETY: the slice covers guest RAM that stays mapped while it is borrowed; the kernel writes there, and no reference to
+    // guest RAM exists anywhere. The descriptor is open.
+    let got = unsafe { libc::recv(stream.as_raw_fd(), guard.as_ptr().cast(), into.len(), NOW) };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
+
+/// Writes guest RAM to `stream`, as much as it takes.
+pub(super) fn send(stream: &UnixStream, from: &VolatileSlice<'_, ()>) -> io::Result<usize> {
+    let guard = from.ptr_guard();
+    // SAFETY: as for `receive`, with the kernel only reading guest RAM.
+    let sent = unsafe { libc::send(stream.as_raw_fd(), guard.as_ptr().cast(), from.len(), NOW) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Writes bytes to `stream`, as many as it takes.
+pub(super) fn send_bytes(stream: &UnixStream, from: &[u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length are those of a live slice; the descriptor is open.
+    let sent = unsafe { libc::send(stream.as_raw_fd(), from.as_ptr().cast(), from.len(), NOW) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }

@@ -11,8 +11,8 @@ use std::time::Instant;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::{EpollEvent, EventSet};
 
-use super::connection::{Connection, Verdict, consume};
-use super::host::{Host, LISTENER, TIMER, peek};
+use super::connection::{Connection, Verdict};
+use super::host::{Host, LISTENER, TIMER, consume, peek};
 use super::limits::{
     CONNECT_LINE_BYTES_MAX, CONNECTIONS_MAX, EVENTS_MAX, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX,
     HOST_PORT_FIRST, REPLIES_MAX,
