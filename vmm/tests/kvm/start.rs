@@ -23,7 +23,8 @@ fn marks_tell_a_start_in_order_and_stop_at_sixty_four() {
     assert!(marks.is_sorted_by_key(|(_, ns)| *ns), "{text}");
 }
 
-/// What one process writes for itself alone, beside its guest's memory and its program file, in KiB.
+/// What one process has written for itself alone, beside its guest's memory, in KiB. Pages of the program that it
+/// only reads are not counted: they are the page cache's.
 fn own_memory_kib(pid: u32) -> u64 {
     let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
     let mut own = 0;
@@ -38,7 +39,7 @@ fn own_memory_kib(pid: u32) -> u64 {
                 || line.ends_with("/kernel");
         }
         if !guests {
-            own += field("Private_Dirty:").unwrap_or_default();
+            own += field("Anonymous:").unwrap_or_default();
         }
     }
     own
