@@ -4,10 +4,12 @@
 //! Everything is here but the entry point: the binary adds `_start` and what a program without a C library lacks. Modules
 //! that decide something do no I/O and are tested on the host; [`worker`] is the loop that does it for them.
 
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "std")), no_std)]
 
 pub mod arena;
 pub mod environment;
+#[cfg(any(test, feature = "std"))]
+pub mod exercise;
 pub mod guest;
 pub mod http;
 pub mod limits;

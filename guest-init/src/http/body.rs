@@ -156,6 +156,10 @@ impl Decoder {
 
 /// The length of a chunk's size line and the size that it names, once the line is whole.
 fn chunk_size(bytes: &[u8]) -> Result<Option<(usize, u64)>, BodyError> {
+    // The parser takes an empty size for 0.
+    if bytes.first().is_some_and(|digit| !digit.is_ascii_hexdigit()) {
+        return Err(BodyError);
+    }
     match httparse::parse_chunk_size(bytes) {
         Ok(httparse::Status::Complete((line, size))) if line <= CHUNK_LINE_MAX => {
             Ok(Some((line, size)))
