@@ -33,3 +33,5 @@ pub mod bus;
 pub mod console;
 pub mod marks;
 pub mod virtio;
+
+pub mod fuzz;

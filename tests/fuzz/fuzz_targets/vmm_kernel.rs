@@ -1,0 +1,5 @@
+//! A kernel image.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| votive_vmm::fuzz::kernel(data));

@@ -1,0 +1,74 @@
+//! Bodies of the fuzz targets of what the VMM reads before there is a guest, so that ordinary tests can replay what a fuzzer
+//! found. They panic on a finding. The devices' are in `virtio::fuzz`.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use crate::descriptor::FileRef;
+use crate::kernel::Plan;
+use crate::limits::{
+    MAX_DISKS, MAX_MEMORY_MIB, MAX_PROGRAM_HEADERS, MAX_VCPUS, MAX_VSOCK_PORTS, MIN_MEMORY_MIB,
+    SHOWN_VALUE_CHARS,
+};
+use crate::memory::kernel_range;
+use crate::spec::{Request, ValidSpec, VmSpec};
+
+/// Bytes as a kernel's image: no panic, and a plan that is made lies in the file and in memory.
+pub fn kernel(data: &[u8]) {
+    let allowed = kernel_range(u64::from(MIN_MEMORY_MIB) << 20);
+    let Ok(plan) = Plan::read(data, &allowed) else { return };
+    assert!(plan.segments.len() <= usize::from(MAX_PROGRAM_HEADERS), "more segments than headers");
+    for (at, segment) in plan.segments.iter().enumerate() {
+        let (memory, file_end) = (segment.memory(), segment.offset + segment.file_bytes);
+        assert!(file_end <= data.len() as u64, "a segment ends behind the file");
+        assert!(segment.file_bytes <= segment.memory_bytes, "a segment gets more than it holds");
+        assert!(memory.start >= allowed.start && memory.end <= allowed.end, "outside memory");
+        let apart =
+            |other: &std::ops::Range<u64>| memory.end <= other.start || other.end <= memory.start;
+        assert!(plan.segments[..at].iter().all(|other| apart(&other.memory())), "an overlap");
+    }
+    let filled = |at| plan.segments.iter().any(|segment| segment.memory().contains(&at));
+    assert!(filled(plan.entry), "the entry is in no segment");
+}
+
+/// Bytes as a command line, one argument a line: no panic, and a spec that is accepted keeps every cap.
+pub fn spec(data: &[u8]) {
+    let arguments = data.split(|byte| *byte == b'\n').map(|line| OsString::from_vec(line.to_vec()));
+    let checked = VmSpec::read(arguments).and_then(|request| match request {
+        Request::Run(spec) => spec.validate().map(Some),
+        _ => Ok(None),
+    });
+    match checked {
+        Ok(Some(spec)) => assert_caps(&spec),
+        Ok(None) => {}
+        Err(error) => {
+            let text = error.to_string();
+            assert!(!text.contains('\n'), "an error of more than one line");
+            // Escaping makes a character up to ten.
+            assert!(text.len() <= SHOWN_VALUE_CHARS * 10 + 400, "an error without end");
+        }
+    }
+}
+
+fn assert_caps(spec: &ValidSpec) {
+    let memory = u64::from(MIN_MEMORY_MIB) << 20..=u64::from(MAX_MEMORY_MIB) << 20;
+    assert!((1..=MAX_VCPUS).contains(&spec.vcpus), "vcpus");
+    assert!(memory.contains(&spec.memory_bytes), "memory");
+    assert!(spec.disks.len() <= MAX_DISKS, "disks");
+    let ports = spec.vsock.iter().flat_map(|vsock| &vsock.ports);
+    assert!(ports.clone().count() <= MAX_VSOCK_PORTS, "ports");
+    let files = [Some(&spec.kernel), spec.initrd.as_ref(), spec.marks.as_ref()];
+    let disks = spec.disks.iter().map(|disk| &disk.file);
+    let mut seen = HashSet::new();
+    let fds = files.into_iter().flatten().chain(disks).filter_map(|file| match file {
+        FileRef::Fd(fd) => Some(*fd),
+        FileRef::Path(_) => None,
+    });
+    for fd in fds.chain(ports.map(|(_, fd)| *fd)) {
+        assert!(fd > 2 && seen.insert(fd), "descriptor {fd} is a standard stream or taken twice");
+    }
+}
+
+#[cfg(test)]
+mod tests;
