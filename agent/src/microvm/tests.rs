@@ -1,1 +1,65 @@
+//! What comes out of a VMM, and what goes in.
 
+use super::*;
+
+#[test]
+fn marks_are_read_and_nonsense_is_dropped() {
+    let mark = parse_mark(b"guest-0x01 1500\n").unwrap();
+    assert_eq!((mark.name.as_str(), mark.at), ("guest-0x01", Moment::from_nanoseconds(1500)));
+    for line in
+        [&b"start"[..], b"start x", b"start -1", b"\xff 1", b"", b"start 99999999999999999999"]
+    {
+        assert_eq!(parse_mark(line), None, "{line:?}");
+    }
+}
+
+#[test]
+fn the_reason_is_the_last_line_without_the_program_and_without_controls() {
+    assert_eq!(last_line(b"first\nvotive-vmm: vcpu 0: \x1b[31mbad\n\n"), "vcpu 0: [31mbad");
+    assert_eq!(last_line(b""), "");
+}
+
+#[test]
+fn every_way_to_end_has_its_words() {
+    let end = |code, signal, reason: &str| {
+        MicrovmEnd { code, signal, reason: String::from(reason), marks: Vec::new() }.to_string()
+    };
+    assert_eq!(end(Some(0), None, ""), "the guest powered off");
+    assert_eq!(end(Some(1), None, "no kernel"), "the microVM could not be set up: no kernel");
+    assert_eq!(end(Some(4), None, "vcpu 1"), "a vCPU failed: vcpu 1");
+    assert_eq!(end(Some(77), None, ""), "votive-vmm ended with exit code 77");
+    assert_eq!(end(None, Some(9), ""), "votive-vmm was killed by signal 9");
+}
+
+#[tokio::test]
+async fn a_flood_of_marks_and_of_errors_is_bounded() {
+    let (mut sender, receiver) = pipe::pipe().unwrap();
+    let flood = tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt;
+        let line = format!("{} 1\nstart 2\n", "x".repeat(3 * MARK_LINE_MAX));
+        for _ in 0..MARKS_MAX {
+            sender.write_all(line.as_bytes()).await.unwrap();
+        }
+    });
+    let marks = read_marks(receiver).await;
+    flood.await.unwrap();
+    assert_eq!(marks.len(), MARKS_MAX);
+
+    let bytes = vec![b'e'; VMM_STDERR_MAX * 3];
+    assert_eq!(last_bytes(Some(bytes.as_slice())).await.len(), VMM_STDERR_MAX);
+}
+
+#[tokio::test]
+async fn a_program_that_is_missing_is_named() {
+    let spec = MicrovmSpec {
+        vmm: PathBuf::from("/nowhere/votive-vmm"),
+        kernel: PathBuf::new(),
+        initrd: PathBuf::new(),
+        vcpus: 1,
+        memory_mib: 128,
+        disks: Vec::new(),
+        console: None,
+    };
+    let error = Microvm::spawn(spec).unwrap_err();
+    assert_eq!(error.to_string(), "/nowhere/votive-vmm cannot be started");
+}
