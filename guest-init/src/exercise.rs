@@ -366,7 +366,7 @@ pub fn run(memory: &mut [u8], data: &[u8]) {
             }
             12 => play.end(index),
             13 => play.limit_writes(usize::from(*argument)),
-            14 => play.feed(index, &vec![b'x'; usize::from(*argument) * 512]),
+            14 => play.feed(index, &vec![b'x'; usize::from(*argument) * 64]),
             _ => play.restart(),
         }
     }

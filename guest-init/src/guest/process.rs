@@ -1,5 +1,8 @@
 //! The runtime's process: what it is given, and how it becomes an unprivileged program.
 
+#[cfg(test)]
+mod tests;
+
 use core::ffi::CStr;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};

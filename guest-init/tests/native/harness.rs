@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -32,6 +32,7 @@ struct Native {
     /// How the runtime is started; nothing is without one.
     command: Option<RuntimeCommand>,
     child: Arc<Mutex<Option<Child>>>,
+    group: Option<rustix::process::Pid>,
     /// Written to when a child has ended, in place of SIGCHLD.
     ended: UnixStream,
 }
@@ -76,8 +77,10 @@ impl Platform for Native {
             }
         }
         command.envs(runtime.environment.iter().cloned());
+        command.process_group(0);
         let child = command.stdout(child_stdout).stderr(child_stderr).spawn().unwrap();
         drop(command);
+        self.group = Some(rustix::process::Pid::from_child(&child));
         *self.child.lock().unwrap() = Some(child);
         let (child, mut ended) = (Arc::clone(&self.child), self.ended.try_clone().unwrap());
         let pid = child.lock().unwrap().as_ref().unwrap().id();
@@ -104,8 +107,9 @@ impl Platform for Native {
     }
 
     fn kill(&mut self) {
-        if let Some(child) = self.child.lock().unwrap().as_mut() {
-            let _ = child.kill();
+        // What it started ends with it, as it does with a control group.
+        if let Some(group) = self.group {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
     }
 
@@ -148,6 +152,7 @@ pub(crate) struct Harness {
     pub(crate) api: SocketAddr,
     link: UnixStream,
     frames: Receiver<Frame>,
+    sender: Option<Sender<Frame>>,
     thread: Option<JoinHandle<Ending>>,
     invocations: u8,
 }
@@ -155,15 +160,52 @@ pub(crate) struct Harness {
 impl Harness {
     /// A loop whose runtime is the test itself.
     pub(crate) fn new() -> Self {
-        Self::build(None, "")
+        Self::build(None, "", true)
     }
 
     /// A loop that starts `command` as its runtime.
     pub(crate) fn with_runtime(command: RuntimeCommand, handler: &str) -> Self {
-        Self::build(Some(command), handler)
+        Self::build(Some(command), handler, true)
     }
 
-    fn build(command: Option<RuntimeCommand>, handler: &str) -> Self {
+    /// A loop whose agent reads nothing until [`Harness::read_on`].
+    pub(crate) fn stalled(command: RuntimeCommand) -> Self {
+        Self::build(Some(command), "", false)
+    }
+
+    /// Waits until the link holds all that it can: PID 1 can write no more.
+    pub(crate) fn wait_until_blocked(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        let (mut before, mut same) = (0, 0);
+        while same < 20 {
+            assert!(Instant::now() < deadline, "the link never filled");
+            let held = rustix::io::ioctl_fionread(&self.link).unwrap();
+            same = if held > 0 && held == before { same + 1 } else { 0 };
+            before = held;
+            // Wakes up when there is more, and otherwise looks again.
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+
+    /// Reads from now on.
+    pub(crate) fn read_on(&mut self) {
+        let sender = self.sender.take().expect("stalled");
+        let mut reader = self.link.try_clone().unwrap();
+        std::thread::spawn(move || {
+            while let Ok(frame) = read_frame(&mut reader) {
+                if sender.send(frame).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+
+    /// The agent goes away.
+    pub(crate) fn hang_up(&mut self) {
+        self.link.shutdown(std::net::Shutdown::Both).unwrap();
+    }
+
+    fn build(command: Option<RuntimeCommand>, handler: &str, reads: bool) -> Self {
         let (link, guest_link) = UnixStream::pair().unwrap();
         guest_link.set_nonblocking(true).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -178,22 +220,19 @@ impl Harness {
             signals: Some(signals.into()),
         };
         let child = Arc::default();
-        let platform = Native { start: Instant::now(), api, command, child, ended };
+        let platform = Native { start: Instant::now(), api, command, child, group: None, ended };
         let thread = std::thread::spawn(move || {
             let mut memory = vec![0; ARENA_LEN];
             let arena = Arena::cut(&mut memory).unwrap();
             Worker::new(platform, arena, descriptors).unwrap().serve()
         });
         let (sender, frames) = mpsc::channel();
-        let mut reader = link.try_clone().unwrap();
-        std::thread::spawn(move || {
-            while let Ok(frame) = read_frame(&mut reader) {
-                if sender.send(frame).is_err() {
-                    break;
-                }
-            }
-        });
-        let mut harness = Self { api, link, frames, thread: Some(thread), invocations: 0 };
+        let sender = Some(sender);
+        let thread = Some(thread);
+        let mut harness = Self { api, link, frames, sender, thread, invocations: 0 };
+        if reads {
+            harness.read_on();
+        }
         harness.send(&HostFrame::Configure(Configure {
             realtime_ns: 1,
             memory_bytes: 128 << 20,

@@ -2,12 +2,12 @@
 
 use votive_init::worker::{Ending, Problem};
 use votive_protocol::{
-    FaultCode, GuestFrame, InvocationId, Kind, PhaseName, ResponseMode, ResponseOutcome,
-    RuntimeErrorScope,
+    ExitStatus, FaultCode, GuestFrame, InvocationId, Kind, LogStream, PhaseName, ResponseMode,
+    ResponseOutcome, RuntimeErrorScope,
 };
 
 use crate::client::{Client, NEXT, get, post};
-use crate::harness::{Frame, Harness, MEMORY_PEAK};
+use crate::harness::{Frame, Harness, MEMORY_PEAK, RuntimeCommand};
 
 /// The text of an id.
 fn text(id: InvocationId) -> String {
@@ -327,4 +327,117 @@ fn an_invocation_while_another_is_under_way_is_a_fault() {
     harness.frames_until(Kind::Fault);
     let fault = Problem::without_errno(FaultCode::Frame, "Invoke");
     assert_eq!(harness.ending(), Ending::Fault(fault));
+}
+
+#[test]
+fn the_end_of_the_link_is_the_end() {
+    let mut harness = Harness::new();
+    harness.frames_until(Kind::Phase);
+    harness.hang_up();
+    assert_eq!(harness.ending(), Ending::LinkLost);
+}
+
+#[test]
+fn a_shutdown_before_anything_else_is_obeyed() {
+    let harness = Harness::new();
+    assert_eq!(harness.shut_down(1000), Ending::Shutdown);
+}
+
+/// A runtime that writes more than any buffer on the way holds, and only then says that it is done.
+fn chatty(lines: usize) -> RuntimeCommand {
+    let script = format!(
+        "i=0; while [ $i -lt {lines} ]; do echo \"line $i {}\"; i=$((i+1)); done; echo over >&2",
+        "x".repeat(90)
+    );
+    RuntimeCommand {
+        program: "/bin/sh".to_owned(),
+        arguments: vec!["-c".to_owned(), script],
+        environment: Vec::new(),
+    }
+}
+
+#[test]
+fn an_agent_that_does_not_read_stops_the_runtime_and_loses_nothing() {
+    const LINES: usize = 30_000;
+    let mut harness = Harness::stalled(chatty(LINES));
+    // Pipes, outbox and sockets hold about a megabyte of these three: the runtime waits until somebody reads.
+    harness.wait_until_blocked();
+    harness.read_on();
+    let frames = harness.frames_until(Kind::RuntimeExited);
+    let text: Vec<u8> = frames
+        .iter()
+        .filter_map(|frame| match frame.read() {
+            GuestFrame::Log(LogStream::Stdout, bytes) => Some(bytes.to_vec()),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let text = String::from_utf8(text).unwrap();
+    assert_eq!(text.lines().count(), LINES);
+    for (number, line) in text.lines().enumerate() {
+        assert!(line.starts_with(&format!("line {number} ")), "{line}");
+    }
+}
+
+#[test]
+fn a_reset_reaches_a_runtime_that_never_reads_its_payload() {
+    let mut harness = Harness::with_runtime(
+        RuntimeCommand {
+            program: "/bin/sh".to_owned(),
+            arguments: vec!["-c".to_owned(), "echo up; exec sleep 1000".to_owned()],
+            environment: Vec::new(),
+        },
+        "",
+    );
+    harness.frames_until(Kind::Log);
+    let id = harness.invoke(&vec![b'x'; 6 * 1024 * 1024]);
+    harness.reset();
+    match harness.frames_until(Kind::RuntimeExited).last().unwrap().read() {
+        GuestFrame::RuntimeExited(exited) => {
+            assert_eq!((exited.status, exited.id), (ExitStatus::Signal(9), Some(id)));
+        }
+        other => panic!("{other:?}"),
+    }
+    // The next invocation starts it again, in a new life.
+    harness.invoke(b"1");
+    harness.frames_until(Kind::Log);
+}
+
+#[test]
+fn a_runtime_that_dies_idle_is_reported_without_an_invocation_and_started_by_the_next() {
+    let mut harness = Harness::with_runtime(
+        RuntimeCommand {
+            program: "/bin/sh".to_owned(),
+            arguments: vec!["-c".to_owned(), "exit 7".to_owned()],
+            environment: Vec::new(),
+        },
+        "",
+    );
+    for round in 0..3 {
+        let expected = (round > 0).then(|| harness.invoke(b"1"));
+        match harness.frames_until(Kind::RuntimeExited).last().unwrap().read() {
+            GuestFrame::RuntimeExited(exited) => {
+                assert_eq!((exited.status, exited.id), (ExitStatus::Code(7), expected));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(harness.shut_down(1000), Ending::Shutdown);
+}
+
+#[test]
+fn a_runtime_that_ignores_sigterm_is_killed_when_its_time_is_over() {
+    let mut harness = Harness::with_runtime(
+        RuntimeCommand {
+            program: "/bin/sh".to_owned(),
+            arguments: vec![
+                "-c".to_owned(),
+                "trap 'echo asked' TERM; echo up; while :; do sleep 1000 & wait; done".to_owned(),
+            ],
+            environment: Vec::new(),
+        },
+        "",
+    );
+    harness.frames_until(Kind::Log);
+    assert_eq!(harness.shut_down(300), Ending::Shutdown);
 }
