@@ -21,6 +21,9 @@ use super::rng::Rng;
 use super::vsock::{Vsock, VsockSpec};
 use super::{MmioDevice, VirtioDevice, Wake};
 
+#[cfg(test)]
+mod tests;
+
 /// Features of every proper start.
 const VERSION_1: u64 = 1 << 32;
 const EVENT_IDX: u64 = 1 << 29;

@@ -52,8 +52,6 @@ pub struct VsockSpec {
 pub struct Vsock {
     muxer: Muxer,
     chain: Chain,
-    /// The receive queue lacked buffers: the driver was asked to notify us of new ones.
-    starved: bool,
 }
 
 impl Vsock {
@@ -68,7 +66,6 @@ impl Vsock {
         Ok(Vsock {
             muxer: Muxer::new(u64::from(guest_cid), host),
             chain: Chain::with_capacity(segments),
-            starved: false,
         })
     }
 
@@ -97,7 +94,6 @@ impl Vsock {
 
     /// Fills the guest's receive buffers, one packet each, while there are packets and buffers.
     fn give(&mut self, rings: &mut Rings) {
-        self.starved = false;
         for _ in 0..rings.size(RX) {
             if !self.muxer.has_packets() {
                 return;
@@ -107,7 +103,6 @@ impl Vsock {
                     rings.quiet(RX);
                     continue;
                 }
-                self.starved = true;
                 return;
             }
             if self.chain.writable_bytes() <= packet::HEADER_BYTES as u64 {
@@ -139,9 +134,8 @@ impl VirtioDevice for Vsock {
     }
 
     fn process(&mut self, rings: &mut Rings, wake: Wake) {
-        if !self.starved {
-            rings.quiet(RX);
-        }
+        // New receive buffers are of interest only while packets wait for them: see `give`.
+        rings.quiet(RX);
         rings.quiet(EVENT);
         if wake == Wake::Host {
             self.muxer.poll_host();
@@ -156,7 +150,6 @@ impl VirtioDevice for Vsock {
 
     fn reset(&mut self) {
         self.muxer.stop();
-        self.starved = false;
     }
 
     fn host_events(&self) -> Option<BorrowedFd<'_>> {

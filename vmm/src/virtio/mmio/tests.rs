@@ -387,7 +387,7 @@ fn an_indirect_table_longer_than_the_queue_is_cut_off() {
         let mut bytes = Vec::new();
         bytes.extend(0x4_0000u64.to_le_bytes());
         bytes.extend(1u32.to_le_bytes());
-        bytes.extend(1u16.to_le_bytes());
+        bytes.extend(u16::from(entry != 65_534).to_le_bytes());
         bytes.extend(u16::try_from(entry + 1).unwrap_or(0).to_le_bytes());
         driver.write(0x8_0000 + entry * 16, &bytes);
     }
@@ -435,8 +435,13 @@ fn interrupts_obey_the_driver() {
 fn reset_takes_the_queues_and_tells_the_model_before_the_next_activation() {
     let (mut driver, calls) = running();
     driver.offer(0, &[writable(0x4_0000, 4)]);
-    driver.set(offset::STATUS, 0);
     driver.work(Wake::Guest);
+    assert_eq!(driver.get(offset::INTERRUPT_STATUS), 1);
+    driver.offer(0, &[writable(0x4_0000, 4)]);
+    driver.set(offset::STATUS, 0);
+    assert_eq!(driver.get(offset::INTERRUPT_STATUS), 0);
+    driver.work(Wake::Guest);
+    assert!(driver.used(0).is_some());
     assert_eq!(driver.used(0), None);
     assert_eq!(driver.status(), 0);
     assert_eq!(driver.get(offset::QUEUE_READY), 0);
@@ -498,6 +503,28 @@ fn reset_waits_for_the_request_in_hand_and_none_follows() {
     driver.write(0x4_0000, &[7, 7]);
     assert!(inside.try_recv().is_err());
     assert_eq!(driver.read(0x4_0000, 2), [7, 7]);
+}
+
+#[test]
+fn a_full_queue_leaves_no_notification_behind() {
+    for features in [VERSION_1, VERSION_1 | EVENT_IDX] {
+        let (mut driver, _) = echo();
+        assert!(driver.start(features));
+        driver.run(0);
+        for round in 0..5 {
+            for _ in 0..16 {
+                driver.offer(0, &[writable(0x4_0000, 4)]);
+            }
+            driver.kick_if_wanted(0, 16);
+            driver.run(0);
+            let used = std::iter::from_fn(|| driver.used(0)).count();
+            assert_eq!(used, 16, "round {round}");
+            driver.offer(0, &[writable(0x4_0000, 4)]);
+            driver.kick_if_wanted(0, 1);
+            driver.run(0);
+            assert!(driver.used(0).is_some(), "round {round}");
+        }
+    }
 }
 
 #[test]

@@ -148,8 +148,7 @@ impl Muxer {
                 self.connect(&header);
                 Ok(())
             }
-            // The other end of something that ended here already; no offence.
-            (None, op::RST) => Ok(()),
+            // Late packets of something that ended here already: no offence.
             (None, op::RESPONSE..=op::CREDIT_REQUEST) => {
                 self.refuse(&header);
                 Ok(())

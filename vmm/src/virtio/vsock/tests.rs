@@ -403,9 +403,12 @@ fn a_host_program_that_goes_away_delivers_what_it_wrote_first() {
     assert_eq!(bytes, 10_000);
     let (last, _) = packets.last().unwrap();
     assert_eq!((last.op, last.flags), (op::SHUTDOWN, shutdown::BOTH));
-    // What the guest sent meanwhile is thrown away.
-    rig.send(data(1000, 80, 3), b"ask");
-    assert_eq!(rig.operations(), []);
+    // What the guest sent meanwhile is thrown away, and costs it no credit.
+    let piece = vec![1; 50_000];
+    for _ in 0..20 {
+        rig.send(data(1000, 80, piece.len()), &piece);
+        assert!(rig.operations().iter().all(|&(it, ..)| it == op::CREDIT_UPDATE));
+    }
 }
 
 #[test]
@@ -529,18 +532,22 @@ fn a_slow_host_program_stops_the_guest_and_gets_every_byte() {
         }
         assert!(sent < 16 << 20, "nothing stops the guest");
     }
-    let end = Header { flags: shutdown::BOTH, ..packet(1000, 80, op::SHUTDOWN) };
+    let end = Header { flags: shutdown::SEND, ..packet(1000, 80, op::SHUTDOWN) };
     rig.send(end, &[]);
     assert_eq!(rig.operations(), []);
     let reader = thread::spawn(move || {
         let mut bytes = Vec::new();
         host.read_to_end(&mut bytes).unwrap();
-        bytes
+        (host, bytes)
     });
-    while rig.operations() != [(op::RST, 80, 1000)] {
-        rig.wait_host();
+    while !reader.is_finished() {
+        rig.driver.run(10);
     }
-    let bytes = reader.join().unwrap();
+    let (_host, bytes) = reader.join().unwrap();
+    rig.packets();
+    let end = Header { flags: shutdown::RECEIVE, ..packet(1000, 80, op::SHUTDOWN) };
+    rig.send(end, &[]);
+    assert_eq!(rig.operations(), [(op::RST, 80, 1000)]);
     assert_eq!(bytes.len(), sent as usize);
     assert!(bytes.iter().enumerate().all(|(i, &byte)| byte == pattern(i)));
 }
@@ -634,9 +641,14 @@ fn replies_nobody_collects_stop_the_intake_and_nothing_is_lost() {
     assert_eq!(used, REPLIES_MAX);
     rig.work();
     assert_eq!(rig.driver.used(TX), None);
-    // The guest collects, and the rest is taken.
+    // For every reply that the guest collects one more packet is taken.
+    rig.post(10);
+    while rig.driver.used(TX).is_some() {
+        used += 1;
+    }
+    assert_eq!(used, REPLIES_MAX + 10);
     let mut resets = 0;
-    rig.post(64);
+    rig.post(54);
     for _ in 0..10 {
         resets += rig.packets().len();
         while rig.driver.used(TX).is_some() {
@@ -813,10 +825,26 @@ fn buffers_are_counted_and_freed() {
     rig.send(packet(999, 80, op::REQUEST), &[]);
     rig.packets();
     let _last = listener.accept().unwrap();
+    fill(&mut rig, 999);
+    // So do connections that end: all but the last one, and others take their places.
+    for from in 1..u32::try_from(BUFFERS_MAX).unwrap() {
+        rig.send(packet(from, 80, op::RST), &[]);
+    }
+    for from in 1..u32::try_from(BUFFERS_MAX).unwrap() {
+        rig.send(packet(from, 80, op::REQUEST), &[]);
+        assert_eq!(rig.operations(), [(op::RESPONSE, 80, from)]);
+        hosts.push(listener.accept().unwrap().0);
+        fill(&mut rig, from);
+    }
+}
+
+/// Sends on a connection until bytes wait in its buffer.
+fn fill(rig: &mut Rig, from: u32) {
+    let piece = vec![3; 64 << 10];
     loop {
-        rig.send(data(999, 80, piece.len()), &piece);
+        rig.send(data(from, 80, piece.len()), &piece);
         match rig.operations()[..] {
-            [(op::CREDIT_UPDATE, 80, 999)] => {}
+            [(op::CREDIT_UPDATE, 80, to)] if to == from => {}
             [] => break,
             ref other => panic!("{other:?}"),
         }
@@ -842,4 +870,15 @@ fn silence_is_given_up_on_in_time() {
     assert_eq!(request.dst_port, 52);
     rig.send(reply(&request, op::RESPONSE), &[]);
     assert_eq!(rig.operations(), [(op::RST, request.src_port, 52)]);
+}
+
+#[test]
+fn a_guest_that_never_confirms_an_end_is_reset_in_time() {
+    let mut rig = Rig::new();
+    drop(rig.established_from_guest(1000, 80));
+    rig.wait_host();
+    let (header, _) = rig.one_packet();
+    assert_eq!((header.op, header.flags), (op::SHUTDOWN, shutdown::BOTH));
+    rig.wait_host();
+    assert_eq!(rig.operations(), [(op::RST, 80, 1000)]);
 }
