@@ -9,20 +9,19 @@
 //! its end. Nothing is read from the runtime without room for it in the outbox, so that an agent which does not read stops
 //! the runtime and not PID 1.
 
+mod clients;
+mod life;
+
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::io::{Errno, IoSlice};
-use rustix::net::{Shutdown as NetShutdown, SocketFlags};
-use votive_protocol::{
-    Configure, ExitStatus, Fault, FaultCode, GuestFrame, HostFrame, LogStream, Phase, PhaseName,
-    RuntimeExited,
-};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use votive_protocol::{Configure, ExitStatus, Fault, FaultCode, GuestFrame, HostFrame, LogStream};
 
 use crate::arena::Arena;
-use crate::limits::{CONNECTIONS_MAX, LOG_CHUNK, STEP_ROOM};
+use crate::limits::{CONNECTIONS_MAX, STEP_ROOM};
 use crate::link::Inbox;
-use crate::server::{Facts, Place, Server};
+use crate::server::{Facts, Server};
 
 /// How long the end of a killed runtime is waited for before the microVM is ended with it.
 const KILL_WAIT_NS: u64 = 2_000_000_000;
@@ -429,285 +428,12 @@ impl<'m, P: Platform> Worker<'m, P> {
         Ok(Some(command))
     }
 
-    fn obey(&mut self, command: Command) -> Result<(), Ending> {
-        match command {
-            Command::Nothing => Ok(()),
-            Command::Configured => {
-                self.phase(PhaseName::Configured);
-                let configure = decode_configure(self.configure.get(..self.configure_len))?;
-                self.platform.prepare(&configure)?;
-                self.start()
-            }
-            Command::Invoked => match self.process {
-                Process::Absent if self.stopping.is_none() => self.start(),
-                Process::Ending { status, .. } => {
-                    self.process = Process::Ending { status, restart: true };
-                    Ok(())
-                }
-                Process::Absent | Process::Alive => Ok(()),
-            },
-            // Without a process its end has been reported already: that report answers this.
-            Command::Reset => {
-                if self.process == Process::Alive {
-                    self.platform.kill();
-                }
-                Ok(())
-            }
-            Command::Shutdown { grace_ms } => self.stop(grace_ms),
-        }
-    }
-
-    fn stop(&mut self, grace_ms: u32) -> Result<(), Ending> {
-        let grace_ns = u64::from(grace_ms) * 1_000_000;
-        if self.process == Process::Alive && grace_ns > 0 {
-            self.platform.terminate();
-        } else {
-            self.platform.kill();
-            self.killed = true;
-        }
-        let wait_ns = if self.killed { KILL_WAIT_NS } else { grace_ns };
-        self.stopping = Some(self.platform.now_ns().saturating_add(wait_ns));
-        self.check_stopping()
-    }
-
-    /// Whether it is time to go, or to stop asking nicely.
-    fn check_stopping(&mut self) -> Result<(), Ending> {
-        let Some(deadline_ns) = self.stopping else { return Ok(()) };
-        if self.process == Process::Absent {
-            return Err(Ending::Shutdown);
-        }
-        let now_ns = self.platform.now_ns();
-        if now_ns < deadline_ns {
-            return Ok(());
-        }
-        if self.killed {
-            return Err(Ending::Shutdown);
-        }
-        self.platform.kill();
-        self.killed = true;
-        self.stopping = Some(now_ns.saturating_add(KILL_WAIT_NS));
-        Ok(())
-    }
-
-    fn phase(&mut self, name: PhaseName) {
-        let at_ns = self.platform.now_ns();
-        self.server.outbox.push(&GuestFrame::Phase(Phase { name, at_ns }));
-    }
-
-    /// Starts the runtime.
-    fn start(&mut self) -> Result<(), Ending> {
-        let configure = decode_configure(self.configure.get(..self.configure_len))?;
-        self.server.runtime_started();
-        let output = self.platform.start(&configure)?;
-        self.phase(PhaseName::RuntimeStarted);
-        self.process = Process::Alive;
-        let Some(Output { stdout, stderr }) = output else { return Ok(()) };
-        for (pipe, token) in [(&stdout, STDOUT), (&stderr, STDERR)] {
-            epoll::add(&self.epoll, pipe, EventData::new_u64(token), EventFlags::IN)
-                .map_err(|errno| system(errno, "epoll_ctl"))?;
-        }
-        self.logs = [Some(stdout), Some(stderr)];
-        Ok(())
-    }
-
-    fn take_signals(&mut self) -> Result<(), Ending> {
-        if let Some(signals) = &self.descriptors.signals {
-            // Only that one came matters, so that one read of one record or more will do; what is left wakes the loop again.
-            let mut records = [0_u8; 1024];
-            let _ = rustix::io::read(signals, &mut records);
-        }
-        if let Some(status) = self.platform.reap()? {
-            self.process = Process::Ending { status, restart: false };
-            // Whatever it started ends with it: then its pipes and connections end too.
-            self.platform.kill();
-        }
-        Ok(())
-    }
-
-    /// Reports a runtime's end once everything that it left behind was read.
-    fn finish_ending(&mut self) -> Result<(), Ending> {
-        let Process::Ending { status, restart } = self.process else { return Ok(()) };
-        if self.logs.iter().any(Option::is_some) || self.clients.iter().any(Option::is_some) {
-            return Ok(());
-        }
-        self.accept()?;
-        if self.clients.iter().any(Option::is_some) {
-            return Ok(());
-        }
-        self.process = Process::Absent;
-        let id = if restart { None } else { self.server.abandon() };
-        let exited = RuntimeExited {
-            status,
-            out_of_memory: self.platform.out_of_memory(),
-            memory_peak_bytes: self.platform.memory_peak_bytes(),
-            id,
-        };
-        self.server.outbox.push(&GuestFrame::RuntimeExited(exited));
-        if restart && self.stopping.is_none() { self.start() } else { Ok(()) }
-    }
-
-    /// Reads one piece of the runtime's output into a frame.
-    fn read_log(&mut self, ready: Ready, token: u64, stream: LogStream) -> Result<(), Ending> {
-        if !ready.reads(token) || !self.has_room()? {
-            return Ok(());
-        }
-        let slot = usize::from(token == STDERR);
-        let Some(pipe) = self.logs.get(slot).and_then(Option::as_ref) else { return Ok(()) };
-        match rustix::io::read(pipe, self.server.outbox.log_space(LOG_CHUNK)) {
-            Ok(len) if len > 0 => self.server.outbox.finish_log(stream, len),
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Ok(_) | Err(_) => {
-                let _ = epoll::delete(&self.epoll, pipe);
-                if let Some(log) = self.logs.get_mut(slot) {
-                    *log = None;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Whether there is room for one more step; makes some if it can.
     fn has_room(&mut self) -> Result<bool, Ending> {
         if self.server.outbox.room() < STEP_ROOM {
             self.flush_link()?;
         }
         Ok(self.server.outbox.room() >= STEP_ROOM)
-    }
-
-    /// Takes every client that is waiting, as far as there are places.
-    fn accept(&mut self) -> Result<(), Ending> {
-        loop {
-            let place = self.server.place();
-            let index = match place {
-                Place::Free(index) | Place::Evict(index) => index,
-                Place::None => return self.set_accepting(false),
-            };
-            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            let socket = match rustix::net::accept_with(&self.descriptors.listener, flags) {
-                Ok(socket) => socket,
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR | Errno::CONNABORTED) => continue,
-                Err(errno) => return Err(system(errno, "accept4").into()),
-            };
-            if matches!(place, Place::Evict(_)) {
-                self.close(index);
-            }
-            let interest = EventFlags::IN;
-            let data = EventData::new_u64(CLIENTS + index as u64);
-            epoll::add(&self.epoll, &socket, data, interest)
-                .map_err(|errno| system(errno, "epoll_ctl"))?;
-            self.server.open(index);
-            if let Some(slot) = self.clients.get_mut(index) {
-                *slot = Some(Client { socket, interest });
-            }
-        }
-    }
-
-    fn set_accepting(&mut self, accepting: bool) -> Result<(), Ending> {
-        if accepting != self.accepting {
-            let wanted = if accepting { EventFlags::IN } else { EventFlags::empty() };
-            let data = EventData::new_u64(LISTENER);
-            epoll::modify(&self.epoll, &self.descriptors.listener, data, wanted)
-                .map_err(|errno| system(errno, "epoll_ctl"))?;
-            self.accepting = accepting;
-        }
-        Ok(())
-    }
-
-    /// Closes a connection.
-    fn close(&mut self, index: usize) {
-        if let Some(client) = self.clients.get_mut(index).and_then(Option::take) {
-            let _ = epoll::delete(&self.epoll, &client.socket);
-        }
-        self.server.closed(index);
-    }
-
-    /// Reads what a client sent.
-    fn read_client(&mut self, index: usize) -> Result<(), Ending> {
-        if !self.has_room()? {
-            return Ok(());
-        }
-        let Some(client) = self.clients.get(index).and_then(Option::as_ref) else { return Ok(()) };
-        let space = self.server.space(index);
-        if space.is_empty() {
-            return self.flush_client(index);
-        }
-        match rustix::io::read(&client.socket, space) {
-            Ok(len) if len > 0 => {
-                self.server.received(index, len, &self.platform);
-                self.flush_client(index)
-            }
-            Err(Errno::AGAIN | Errno::INTR) => Ok(()),
-            Ok(_) | Err(_) => {
-                self.server.ended(index, &self.platform);
-                self.flush_client(index)?;
-                self.close(index);
-                self.set_accepting(true)
-            }
-        }
-    }
-
-    /// Writes to clients whose output changed behind their backs.
-    fn flush_stirred(&mut self) -> Result<(), Ending> {
-        let stirred = self.server.take_stirred();
-        for index in (0..CONNECTIONS_MAX).filter(|index| stirred & (1 << index) != 0) {
-            self.flush_client(index)?;
-        }
-        Ok(())
-    }
-
-    /// Writes to a client as far as it takes it.
-    fn flush_client(&mut self, index: usize) -> Result<(), Ending> {
-        let Some(client) = self.clients.get(index).and_then(Option::as_ref) else { return Ok(()) };
-        let mut blocked = false;
-        let mut broken = false;
-        while let Some([first, second]) = self.server.output(index) {
-            let pieces = [IoSlice::new(first), IoSlice::new(second)];
-            let written = match (first, second) {
-                (one, []) | ([], one) => rustix::io::write(&client.socket, one),
-                _ => rustix::io::writev(&client.socket, &pieces),
-            };
-            match written {
-                Ok(len) => self.server.written(index, len, &self.platform),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    blocked = true;
-                    break;
-                }
-                Err(_) => {
-                    broken = true;
-                    break;
-                }
-            }
-        }
-        if self.server.take_half_close(index) {
-            let _ = rustix::net::shutdown(&client.socket, NetShutdown::Write);
-        }
-        if broken {
-            self.server.ended(index, &self.platform);
-        }
-        if broken || self.server.is_done(index) {
-            self.close(index);
-            return self.set_accepting(true);
-        }
-        self.set_interest(index, blocked)
-    }
-
-    /// Asks to be woken for what the client can be served with.
-    fn set_interest(&mut self, index: usize, blocked: bool) -> Result<(), Ending> {
-        let mut wanted = EventFlags::empty();
-        wanted.set(EventFlags::IN, !self.server.space(index).is_empty());
-        wanted.set(EventFlags::OUT, blocked);
-        let Some(client) = self.clients.get_mut(index).and_then(Option::as_mut) else {
-            return Ok(());
-        };
-        if client.interest != wanted {
-            let data = EventData::new_u64(CLIENTS + index as u64);
-            epoll::modify(&self.epoll, client.socket.as_fd(), data, wanted)
-                .map_err(|errno| system(errno, "epoll_ctl"))?;
-            client.interest = wanted;
-        }
-        Ok(())
     }
 }
 

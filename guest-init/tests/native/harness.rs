@@ -134,6 +134,14 @@ impl Platform for Native {
     }
 }
 
+impl Drop for Native {
+    fn drop(&mut self) {
+        // In a guest the machine would end here.
+        self.kill();
+        let _ = self.reap();
+    }
+}
+
 /// A frame of the guest's, kept.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Frame {
