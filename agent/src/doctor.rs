@@ -3,10 +3,12 @@
 //! The agent never opens `/dev/kvm`: it asks `votive-vmm --probe-kvm`, which answers in one line of `key=value` words.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::json;
 
+use crate::clock::Moment;
 use crate::images::Images;
 
 #[cfg(test)]
@@ -135,9 +137,11 @@ pub enum Probe {
     Failed(String),
 }
 
+/// How long the probe may take. It takes milliseconds; a KVM that hangs must not hang the doctor.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
 fn probe_kvm(vmm: &Path) -> Probe {
-    let output = Command::new(vmm).arg("--probe-kvm").stdin(Stdio::null()).output();
-    match output {
+    match bounded_output(Command::new(vmm).arg("--probe-kvm")) {
         Ok(output) if output.status.success() => {
             Probe::Said(String::from_utf8_lossy(&output.stdout).trim().to_owned())
         }
@@ -145,8 +149,24 @@ fn probe_kvm(vmm: &Path) -> Probe {
             let stderr = String::from_utf8_lossy(&output.stderr);
             Probe::Failed(format!("{} failed: {}", vmm.display(), stderr.trim()))
         }
-        Err(error) => Probe::Failed(format!("{} cannot be started: {error}", vmm.display())),
+        Err(error) => Probe::Failed(format!("{} cannot be asked: {error}", vmm.display())),
     }
+}
+
+/// Runs a command that says little, no longer than [`PROBE_TIMEOUT`].
+fn bounded_output(command: &mut Command) -> std::io::Result<Output> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let started = Moment::now();
+    while child.try_wait()?.is_none() {
+        if Moment::now().since(started) > PROBE_TIMEOUT {
+            child.kill()?;
+            child.wait()?;
+            return Err(std::io::Error::from(std::io::ErrorKind::TimedOut));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.wait_with_output()
 }
 
 /// Tells the kind of KVM from the probe's words and the processor's flags.

@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod environment;
 pub mod event;
 pub mod function;
+pub mod fuzz;
 pub mod images;
 pub mod invocation;
 pub mod limits;

@@ -2,6 +2,12 @@
 //!
 //! Started with the arguments of a VMM it is `guest::main`; otherwise it runs the tests, each of which starts `votive`.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test program without the test harness, which would allow both"
+)]
+
 #[path = "run/cases.rs"]
 mod cases;
 #[path = "run/guest.rs"]

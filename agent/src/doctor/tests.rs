@@ -45,7 +45,7 @@ fn a_vmm_that_is_missing_is_a_finding_with_a_fix() {
     let object = diagnosis.to_json();
     assert_eq!(object["can_run_guests"], false);
     assert_eq!(object["kind"], "unknown");
-    assert!(object["reason"].as_str().unwrap().contains("cannot be started"));
+    assert!(object["reason"].as_str().unwrap().contains("cannot be asked"));
     assert!(diagnosis.to_text().contains("This host cannot run guests"));
 }
 
@@ -53,4 +53,16 @@ fn a_vmm_that_is_missing_is_a_finding_with_a_fix() {
 fn available_memory_is_read_in_mib() {
     assert_eq!(available_mib("MemTotal: 1 kB\nMemAvailable:   524288 kB\n"), Some(512));
     assert_eq!(available_mib("MemTotal: 1 kB\n"), None);
+}
+
+#[test]
+fn a_probe_that_fails_is_told_with_its_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let vmm = folder.path().join("votive-vmm");
+    let script = "#!/bin/sh\necho \"$1: no such option\" >&2\nexit 2\n";
+    std::fs::write(&vmm, script).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&vmm, mode).unwrap();
+    let Probe::Failed(why) = probe_kvm(&vmm) else { panic!("it said something") };
+    assert!(why.ends_with("failed: --probe-kvm: no such option"), "{why}");
 }

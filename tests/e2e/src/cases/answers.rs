@@ -14,6 +14,8 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("a_streamed_answer_comes_whole", streamed),
     ("the_log_comes_whole_and_in_order", log),
     ("the_phases_of_a_cold_start_are_all_seen_in_order", phases),
+    ("the_console_is_kept_when_that_is_asked_for", console),
+    ("nothing_but_the_response_is_printed_when_that_is_asked_for", quiet),
     ("the_doctor_says_that_guests_can_run", doctor),
 ];
 
@@ -152,6 +154,27 @@ fn phases() -> Result<()> {
     let total = ran.object["coldStart"]["totalMs"].as_f64().unwrap_or_default();
     // What lies between two phases is the sending of one message.
     ensure!(sum <= total && total - sum < 0.2 * total, "{sum} ms of {total} ms are told");
+    Ok(())
+}
+
+fn console() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let function = Function::probe("echo").directory(folder.path()).arguments(["--keep-logs"]);
+    let ran = function.invoke(&json!({}))?;
+    ensure!(ran.code == 0, "{ran:?}");
+    let kept: Vec<_> = std::fs::read_dir(folder.path())?.collect::<Result<_, _>>()?;
+    let [kept] = kept.as_slice() else { anyhow::bail!("{kept:?} is kept") };
+    let name = kept.file_name().to_string_lossy().into_owned();
+    ensure!(name.starts_with("votive-logs-"), "{name}");
+    let console = std::fs::read_to_string(kept.path().join("console.log"))?;
+    ensure!(console.contains("Linux version 6.12"), "the console says: {console}");
+    Ok(())
+}
+
+fn quiet() -> Result<()> {
+    let ended = Function::probe("log").run(&["--quiet", "--event", "[1]"])?;
+    ensure!(ended.status.success(), "{ended:?}");
+    ensure!(ended.stdout == b"null\n" && ended.stderr.is_empty(), "{ended:?}");
     Ok(())
 }
 

@@ -28,6 +28,7 @@ pub struct Function {
     handler: String,
     code: Result<Code, String>,
     images: Option<PathBuf>,
+    directory: Option<PathBuf>,
     timeout_s: u32,
     init_timeout_s: u32,
     arguments: Vec<String>,
@@ -108,6 +109,7 @@ impl Function {
             handler: handler.to_owned(),
             code: code.map_err(|error| format!("{error:#}")),
             images: None,
+            directory: None,
             timeout_s: 60,
             // Emulated on a crowded host, the 10 s that a function has elsewhere are not enough for Python.
             init_timeout_s: 60,
@@ -159,6 +161,13 @@ impl Function {
     #[must_use]
     pub fn images(mut self, folder: &Path) -> Self {
         self.images = Some(folder.to_owned());
+        self
+    }
+
+    /// Run in another directory.
+    #[must_use]
+    pub fn directory(mut self, folder: &Path) -> Self {
+        self.directory = Some(folder.to_owned());
         self
     }
 
@@ -228,6 +237,9 @@ impl Function {
         command.args(&self.arguments);
         if let Some(images) = &self.images {
             command.arg("--images").arg(images);
+        }
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
         }
         command.env("TMPDIR", leftovers.folder());
         Ok(command)
