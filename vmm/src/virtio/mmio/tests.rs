@@ -395,6 +395,7 @@ fn an_indirect_table_longer_than_the_queue_is_cut_off() {
     driver.offer_head(0, 0);
     driver.work(Wake::Guest);
     assert_eq!(driver.used(0), Some((0, 0)));
+    assert_eq!(driver.device().counts().requests, 1);
 }
 
 #[test]

@@ -852,6 +852,22 @@ fn fill(rig: &mut Rig, from: u32) {
 }
 
 #[test]
+fn what_waits_for_a_host_program_that_goes_away_is_thrown_away() {
+    let mut rig = Rig::new();
+    let host = rig.established_from_guest(1000, 80);
+    fill(&mut rig, 1000);
+    drop(host);
+    rig.wait_host();
+    let (last, _) = rig.packets().pop().unwrap();
+    assert_eq!((last.op, last.flags), (op::SHUTDOWN, shutdown::BOTH));
+    let piece = vec![3; 64 << 10];
+    for _ in 0..4 {
+        rig.send(data(1000, 80, piece.len()), &piece);
+        assert!(rig.operations().iter().all(|&(it, ..)| it == op::CREDIT_UPDATE));
+    }
+}
+
+#[test]
 fn silence_is_given_up_on_in_time() {
     let mut rig = Rig::new();
     let mut silent = rig.dial();
