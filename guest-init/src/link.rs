@@ -62,12 +62,13 @@ pub struct Outbox<'m> {
     start: usize,
     end: usize,
     lost: u32,
+    held: bool,
 }
 
 impl<'m> Outbox<'m> {
     /// An empty outbox.
     pub fn new(buffer: &'m mut [u8]) -> Self {
-        Self { buffer, start: 0, end: 0, lost: 0 }
+        Self { buffer, start: 0, end: 0, lost: 0, held: false }
     }
 
     /// Bytes that frames can still take.
@@ -82,8 +83,23 @@ impl<'m> Outbox<'m> {
         self.lost
     }
 
+    /// Adds a frame that says little by itself: if it is the only one, it may wait for the next, so that one write takes
+    /// both. A client sends the head and the body of a request in two pieces as a rule.
+    pub fn push_held(&mut self, frame: &GuestFrame<'_>) {
+        let alone = self.pending().is_empty();
+        self.push(frame);
+        self.held = alone;
+    }
+
+    /// Whether the only frame is one that may wait.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
     /// Adds a frame.
     pub fn push(&mut self, frame: &GuestFrame<'_>) {
+        self.held = false;
         let place = self.buffer.get_mut(self.end..).unwrap_or(&mut []);
         if let Ok(len) = frame.encode(place) {
             self.end += len;
@@ -116,6 +132,7 @@ impl<'m> Outbox<'m> {
             *head = header.to_bytes();
             *kind = stream as u8;
             self.end = end;
+            self.held = false;
         }
     }
 

@@ -351,6 +351,9 @@ impl<'m, P: Platform> Worker<'m, P> {
     /// Writes frames as far as the link takes them.
     fn flush_link(&mut self) -> Result<(), Ending> {
         let outbox = &mut self.server.outbox;
+        if outbox.is_held() {
+            return Ok(());
+        }
         while !outbox.pending().is_empty() {
             match rustix::io::write(&self.descriptors.link, outbox.pending()) {
                 Ok(len) => outbox.written(len),

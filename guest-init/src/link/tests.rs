@@ -110,3 +110,21 @@ fn the_largest_frame_fits_and_a_broken_header_is_named() {
     inbox.received(8);
     inbox.take().unwrap_err();
 }
+
+#[test]
+fn a_frame_waits_for_the_next_only_if_it_is_alone() {
+    let mut buffer = vec![0; 1024];
+    let mut outbox = Outbox::new(&mut buffer);
+    let frame = GuestFrame::ResponsePayload(b"x");
+    outbox.push_held(&frame);
+    assert!(outbox.is_held());
+    outbox.push(&frame);
+    assert!(!outbox.is_held());
+    outbox.push_held(&frame);
+    assert!(!outbox.is_held(), "others wait before it");
+    outbox.written(outbox.pending().len());
+    outbox.push_held(&frame);
+    outbox.log_space(10)[0] = b'y';
+    outbox.finish_log(LogStream::Stdout, 1);
+    assert!(!outbox.is_held());
+}

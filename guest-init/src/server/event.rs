@@ -152,8 +152,12 @@ impl<'m> Event<'m> {
         self.head_len as u64 + self.payload_total as u64
     }
 
-    /// What is there behind the first `sent` bytes of head and payload.
+    /// What is there behind the first `sent` bytes of head and payload. The head waits for the first of the payload, which
+    /// is on its way, so that one write takes both.
     pub(super) fn from(&self, sent: u64) -> [&[u8]; 2] {
+        if sent == 0 && self.payload_len == 0 && self.payload_total > 0 {
+            return [&[], &[]];
+        }
         let sent = usize::try_from(sent).unwrap_or(usize::MAX);
         let head = self.head.get(sent.min(self.head_len)..self.head_len).unwrap_or(&[]);
         let from = sent.saturating_sub(self.head_len).min(self.payload_len);

@@ -65,7 +65,11 @@ impl Server<'_> {
             }
         };
         let content_type = text(head.content_type.get(input), STRING_MAX);
-        self.outbox.push(&GuestFrame::ResponseStart(ResponseStart { id, mode, content_type }));
+        let start = GuestFrame::ResponseStart(ResponseStart { id, mode, content_type });
+        match mode {
+            ResponseMode::Buffered => self.outbox.push_held(&start),
+            ResponseMode::Streaming => self.outbox.push(&start),
+        }
         if matches!(head.framing, Framing::Length(length) if length > max) {
             self.end_response(ResponseOutcome::Oversized, facts);
             return Err(Reply::TooLarge);

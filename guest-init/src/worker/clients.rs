@@ -70,6 +70,8 @@ impl<P: Platform> Worker<'_, P> {
         match rustix::io::read(&client.socket, space) {
             Ok(len) if len > 0 => {
                 self.server.received(index, len, &self.platform);
+                // The caller waits for the agent's answer, the runtime only for its receipt.
+                self.flush_link()?;
                 self.flush_client(index)
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(()),
