@@ -9,12 +9,12 @@ use std::sync::Arc;
 use crate::bootparams::{self, BootParamsError};
 use crate::bus::Bus;
 use crate::console::{self, Console, ConsoleError};
-use crate::descriptor::{Access, FileRef, adopt};
+use crate::descriptor::{self, Access, FileRef, adopt};
 use crate::exit::{Exit, ExitReason};
 use crate::kernel::{self, KernelError};
 use crate::kvm::{KvmError, Ready, Vm};
 use crate::layout::{EBDA, SERIAL_GSI, gsi, mmio_address};
-use crate::machine::{Machine, MachineError, Subscriber};
+use crate::machine::{Machine, MachineError, Parts, Subscriber};
 use crate::marks::Marks;
 use crate::memory::{GuestRam, LowMemory, MemoryError};
 use crate::mptable;
@@ -109,6 +109,8 @@ pub fn boot(spec: ValidSpec, start_ns: u64) -> Result<Machine, BootError> {
     let signals = Signals::take().map_err(BootError::Signals)?;
     signals::explain_lost_pages().map_err(BootError::Signals)?;
     let exit = Arc::new(Exit::new().map_err(BootError::Exit)?);
+    descriptor::make_room();
+    let socket = spec.vsock.as_ref().and_then(|vsock| vsock.path.clone());
     let files = Files::open(spec)?;
 
     let (vm, host) = Vm::create()?;
@@ -131,9 +133,8 @@ pub fn boot(spec: ValidSpec, start_ns: u64) -> Result<Machine, BootError> {
     let bus = Arc::new(Bus::new(marks, attached.console, attached.windows));
     let vcpu = |(index, fd)| Vcpu::new(index, fd, Arc::clone(&bus), Arc::clone(&exit));
     let vcpus = (0..).zip(vcpus).map(vcpu).collect();
-    let machine = Machine::new(vm, vcpus, Arc::clone(&bus), exit, signals, attached.subscribers)?;
-    bus.marks().machine();
-    Ok(machine)
+    let parts = Parts { vm, vcpus, bus, exit, signals, devices: attached.subscribers, socket };
+    Ok(Machine::new(parts)?)
 }
 
 fn low_memory(kernel: KernelMemory) -> LowMemory {

@@ -43,7 +43,7 @@ pub fn open(spec: &ConsoleSpec) -> Result<File, ConsoleError> {
     match spec {
         ConsoleSpec::Stdout => reopen(&io::stdout()).map_err(failed(&"stdout")),
         ConsoleSpec::File(file) => file
-            .open(Access::AppendNonBlocking)
+            .open(Access::Append)
             .and_then(|opened| match file {
                 crate::descriptor::FileRef::Fd(_) => reopen(&opened),
                 crate::descriptor::FileRef::Path(_) => Ok(opened),

@@ -8,6 +8,9 @@ use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+/// Descriptors that there is room for from the start: more than 32 vCPUs, 8 disks and some dozen connections need.
+const ROOM: libc::c_int = 256;
+
 /// A file that has not been opened: a path, or the number of an inherited descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileRef {
@@ -17,7 +20,8 @@ pub enum FileRef {
     Fd(RawFd),
 }
 
-/// How a file is opened. An inherited descriptor is taken as it is.
+/// How a file is opened: never waiting, for a FIFO's other end for example, and no read or write of it waits but for storage.
+/// An inherited descriptor is taken as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// For reading.
@@ -26,8 +30,6 @@ pub enum Access {
     ReadWrite,
     /// For appending, made when it does not exist.
     Append,
-    /// As `Append`, and no write to it ever waits.
-    AppendNonBlocking,
 }
 
 impl FileRef {
@@ -45,10 +47,8 @@ impl FileRef {
                     Access::Read => options.read(true),
                     Access::ReadWrite => options.read(true).write(true),
                     Access::Append => options.append(true).create(true),
-                    Access::AppendNonBlocking => {
-                        options.append(true).create(true).custom_flags(libc::O_NONBLOCK)
-                    }
                 };
+                options.custom_flags(libc::O_NONBLOCK);
                 options.open(path)
             }
             Self::Fd(fd) => adopt(*fd),
@@ -68,6 +68,18 @@ pub fn adopt(fd: RawFd) -> io::Result<File> {
     // SAFETY: the descriptor is open, and the validated spec names each descriptor once, none of
     // them a standard stream, so that nothing else in this process owns it.
     Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Makes room for descriptors while this process has one thread. Later, each doubling of their table beyond 64 would wait for
+/// all threads of all processors to pass through the scheduler, tens of milliseconds at worst.
+pub fn make_room() {
+    // SAFETY: F_DUPFD_CLOEXEC takes no pointer. Without standard error or with a low limit there is no such descriptor, and
+    // no room either, which costs time at most.
+    let highest = unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, ROOM - 1) };
+    if highest >= 0 {
+        // SAFETY: the descriptor is the one just made, and nobody else's.
+        drop(unsafe { File::from_raw_fd(highest) });
+    }
 }
 
 impl fmt::Display for FileRef {

@@ -1,6 +1,7 @@
 //! The machine while it runs: the main thread's event loop, until someone gives a reason to end.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
@@ -27,6 +28,24 @@ pub enum MachineError {
     Events(event_manager::Error),
 }
 
+/// What a machine is made of.
+pub struct Parts {
+    /// KVM's side of it.
+    pub vm: Vm<Ready>,
+    /// Its vCPUs.
+    pub vcpus: Vec<Vcpu>,
+    /// What answers the guest.
+    pub bus: Arc<Bus>,
+    /// Where its end is said.
+    pub exit: Arc<Exit>,
+    /// Signals that ask for its end.
+    pub signals: Signals,
+    /// Devices that the main thread serves.
+    pub devices: Vec<Subscriber>,
+    /// The Unix socket that its vsock device listens on.
+    pub socket: Option<PathBuf>,
+}
+
 /// A machine that has been made whole and not been started.
 pub struct Machine {
     vm: Vm<Ready>,
@@ -35,28 +54,24 @@ pub struct Machine {
     vcpus: Vec<Vcpu>,
     bus: Arc<Bus>,
     exit: Arc<Exit>,
+    socket: Option<PathBuf>,
 }
 
 impl Machine {
-    /// Puts `signals`, the exit and `devices` on one event loop.
+    /// Puts signals, the exit and devices on one event loop.
     ///
     /// # Errors
     /// When the kernel gives no epoll descriptor.
-    pub fn new(
-        vm: Vm<Ready>,
-        vcpus: Vec<Vcpu>,
-        bus: Arc<Bus>,
-        exit: Arc<Exit>,
-        signals: Signals,
-        devices: Vec<Subscriber>,
-    ) -> Result<Self, MachineError> {
+    pub fn new(parts: Parts) -> Result<Self, MachineError> {
+        let Parts { vm, vcpus, bus, exit, signals, devices, socket } = parts;
         let mut events =
             EventManager::new_with_capacity(EVENTS_PER_TURN).map_err(MachineError::Events)?;
         events.add_subscriber(Box::new(Ending { exit: Arc::clone(&exit), signals }) as Subscriber);
         for device in devices {
             events.add_subscriber(device);
         }
-        Ok(Self { vm, events, vcpus, bus, exit })
+        bus.marks().machine();
+        Ok(Self { vm, events, vcpus, bus, exit, socket })
     }
 
     /// Runs the guest until there is a reason to end.
@@ -85,6 +100,16 @@ impl Machine {
     #[must_use]
     pub fn bus(&self) -> &Bus {
         &self.bus
+    }
+}
+
+impl Drop for Machine {
+    /// Takes the socket away. Its device cannot: vCPU threads share it, and they end with the process only.
+    fn drop(&mut self) {
+        if let Some(socket) = &self.socket {
+            // It is gone already when no vCPU was left.
+            let _ = std::fs::remove_file(socket);
+        }
     }
 }
 

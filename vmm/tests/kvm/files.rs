@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-use crate::guest::{Guest, program, stop};
+use crate::guest::{Guest, IDLE, mark, program, stop};
 
 #[test]
 fn a_wrong_spec_ends_with_2_before_anything_is_opened() {
@@ -71,8 +71,58 @@ fn an_initrd_or_disk_that_cannot_be_used_ends_with_1() {
 }
 
 #[test]
+fn every_file_may_be_an_inherited_descriptor() {
+    let guest = Guest::new(&[&mark(3), &stop(0)]);
+    for name in ["disk", "initrd"] {
+        std::fs::File::create(guest.file(name)).unwrap().write_all(&[0; 512]).unwrap();
+    }
+    let script = "exec \"$0\" --vcpus 1 --memory-mib 128 --kernel fd:3 --disk path=fd:4,readonly --initrd fd:5 \
+                  --marks fd:6 --console fd:7 3<kernel 4<disk 5<initrd 6>marks 7>console";
+    let output = std::process::Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_votive-vmm")])
+        .current_dir(guest.file("."))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(std::fs::read_to_string(guest.file("marks")).unwrap().contains("guest-0x03"));
+}
+
+#[test]
 fn a_descriptor_that_is_not_open_ends_with_1() {
     Guest::new(&[&stop(0)]).with(&["--initrd", "fd:900"]).run().is(1, "cannot open initrd fd:900");
+}
+
+#[test]
+fn a_fifo_in_any_files_place_is_never_waited_for() {
+    let guest = Guest::new(&[&stop(0)]);
+    let fifo = guest.file("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let fifo = fifo.to_str().unwrap();
+    let path = format!("path={fifo}");
+    for (option, value, code) in [
+        ("--initrd", fifo, 1),
+        ("--marks", fifo, 1),
+        ("--console", fifo, 1),
+        ("--disk", path.as_str(), 1),
+    ] {
+        let mut arguments = guest.arguments().to_vec();
+        arguments.extend([option, value].map(String::from));
+        let output = program(&arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{option}: {output:?}");
+    }
+}
+
+#[test]
+fn a_signal_leaves_no_socket_behind_though_vcpus_run() {
+    let guest = Guest::shaped(&[&mark(1), &IDLE], 2);
+    let socket = guest.file("vsock");
+    let vsock = format!("cid=3,path={}", socket.display());
+    let guest = guest.with(&["--vsock", &vsock]);
+    let running = guest.start();
+    assert!(socket.exists());
+    running.signal("TERM");
+    running.wait().is(143, "signal 15");
+    assert!(!socket.exists(), "the vsock socket is gone with its process");
 }
 
 #[test]

@@ -55,3 +55,17 @@ fn a_running_machine_keeps_little_memory_of_its_own() {
     assert!(own > 50, "{own} KiB: the sum misses something");
     assert!(own <= 1024, "{own} KiB");
 }
+
+#[test]
+fn the_largest_machine_starts() {
+    let guest = Guest::shaped(&[&stop(0)], 32).without_memory().with(&["--memory-mib", "10752"]);
+    guest.run().is(0, "guest powered off");
+}
+
+#[test]
+fn a_copied_kernel_runs_as_a_mapped_one_does() {
+    for how in ["mapped", "copied"] {
+        let guest = Guest::new(&[&stop(7)]).with(&["--kernel-memory", how]);
+        guest.run().is(3, "guest stopped with code 7");
+    }
+}
