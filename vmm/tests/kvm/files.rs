@@ -4,6 +4,9 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
+use vm_memory::{Bytes, GuestAddress};
+use votive_vmm::memory::{GuestRam, LowMemory};
+
 use crate::guest::{Guest, IDLE, mark, program, stop};
 
 #[test]
@@ -137,4 +140,35 @@ fn every_device_at_once_leaves_no_socket_behind() {
     let guest = guest.with(&disks).with(&["--vsock", &vsock, "--console", "/dev/null"]);
     guest.run().is(0, "guest powered off");
     assert!(!socket.exists(), "the vsock socket is gone with its process");
+}
+
+/// Set in a process that is to touch a page that its file has lost.
+const LOSE: &str = "VOTIVE_TEST_LOSE_A_PAGE";
+
+#[test]
+fn a_device_that_reads_a_page_its_file_has_lost_ends_the_process_with_a_reason() {
+    if std::env::var_os(LOSE).is_some() {
+        lose_a_page();
+    }
+    let name = "files::a_device_that_reads_a_page_its_file_has_lost_ends_the_process_with_a_reason";
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(LOSE, "1")
+        .output()
+        .unwrap();
+    let reason = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{reason}");
+    assert!(reason.contains("votive-vmm: a mapped file was cut short while in use\n"), "{reason}");
+}
+
+/// What a device does that a guest points at such a page.
+fn lose_a_page() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(0x2000).unwrap();
+    let ram = GuestRam::map(128 << 20, LowMemory::SmallPages).unwrap();
+    ram.place(&file, 0, 16 << 20, 0x2000).unwrap();
+    votive_vmm::signals::explain_lost_pages().unwrap();
+    file.set_len(0).unwrap();
+    let byte = ram.shared().read_obj::<u8>(GuestAddress(16 << 20)).unwrap();
+    panic!("a lost page was read as {byte}");
 }
