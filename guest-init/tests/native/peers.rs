@@ -5,9 +5,11 @@
 
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::client::{Answer, Client, NEXT, get, post};
 use crate::fetched::emulator;
@@ -416,14 +418,31 @@ struct Emulator {
     caller: Option<JoinHandle<()>>,
 }
 
-/// A port that nobody uses at the moment.
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// Two addresses that nobody else uses: a loopback address of this process's own, and ports of this emulator's.
+fn own_addresses() -> (SocketAddr, SocketAddr) {
+    static COUNT: AtomicU16 = AtomicU16::new(0);
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    // 127.0.0.1 is everybody's; the last byte is never 0 or 255 here.
+    let ip = Ipv4Addr::new(127, 64 | (high & 63), middle, 1 + low % 253);
+    let port = 10_000 + 2 * COUNT.fetch_add(1, Ordering::Relaxed);
+    ((ip, port).into(), (ip, port + 1).into())
+}
+
+/// Connects to a program that is about to listen.
+fn connect(address: SocketAddr) -> TcpStream {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match TcpStream::connect(address) {
+            Ok(stream) => return stream,
+            Err(error) => assert!(Instant::now() < deadline, "{address}: {error}"),
+        }
+        std::thread::yield_now();
+    }
 }
 
 impl Emulator {
     fn new() -> Self {
-        let (api, front) = (free_port(), free_port());
+        let (api, front) = own_addresses();
         let started = TcpListener::bind("127.0.0.1:0").unwrap();
         // The runtime: it connects to the test, and then only exists until its standard input, which is that connection,
         // ends.
@@ -459,12 +478,7 @@ impl Peer for Emulator {
             caller.join().unwrap();
         }
         self.caller = Some(std::thread::spawn(move || {
-            let mut stream = loop {
-                match TcpStream::connect(front) {
-                    Ok(stream) => break stream,
-                    Err(_) => std::thread::yield_now(),
-                }
-            };
+            let mut stream = connect(front);
             let head = format!(
                 "POST /2015-03-31/functions/function/invocations HTTP/1.1\r\nHost: h\r\n\
                  Content-Length: {}\r\nConnection: close\r\n\r\n",
@@ -480,6 +494,8 @@ impl Peer for Emulator {
             runtime.read_exact(&mut said).unwrap();
             assert_eq!(&said, b"started\n");
             std::mem::forget(runtime);
+            // It starts its runtime before its Runtime API listens.
+            drop(connect(self.api));
         }
     }
 }
