@@ -7,9 +7,9 @@
 //! ```text
 //!  vCPU threads                     MmioDevice                      worker: own thread (block) or event loop (rng, vsock)
 //!  read/write ------------> registers (Mutex)
-//!  DRIVER_OK  ------------> queues checked, put in `active`, wake eventfd --> activate, process
+//!  DRIVER_OK  ------------> queues checked, put in the seat, wake eventfd --> activate, process
 //!  QueueNotify (ioeventfd) -----------------------------> wake eventfd -----> process
-//!  status = 0 ------------> queues taken from `active` (waits for the request in hand), wake --> reset
+//!  status = 0 ------------> queues taken from the seat (waits for the request in hand), wake --> reset
 //!  IRQ <------------------- irqfd <------------------------------------------ used buffers
 //! ```
 //!
@@ -37,8 +37,8 @@
 //! `Vsock::new` binds `path` (and removes it when dropped); nothing else is opened after construction but what the guest's
 //! connections need.
 //!
-//! Everything a guest writes is hostile: nonsense in registers is ignored and counted, nonsense in a queue makes the device ask
-//! for a reset (`DEVICE_NEEDS_RESET`), a bad request gets its error or a used length of 0. Counts are in [`MmioDevice::counts`].
+//! Everything a guest writes is hostile: nonsense in registers is ignored and counted, a ring that makes no sense makes the device
+//! ask for a reset (`DEVICE_NEEDS_RESET`), a bad request gets its error or a used length of 0. Counts are in [`MmioDevice::counts`].
 
 #![deny(
     clippy::indexing_slicing,

@@ -364,7 +364,7 @@ impl Rings {
         false
     }
 
-    /// Puts `chain` back for the next [`Rings::pop`]; only for the chain popped last from queue `index`.
+    /// Makes the chain popped last from queue `index` the next one again; only if it was not given back.
     pub fn unpop(&mut self, index: usize) {
         if let Some(Some(ring)) = self.rings.get_mut(index) {
             ring.queue.go_to_previous_position();
