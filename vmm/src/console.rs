@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Mutex, PoisonError};
 
@@ -12,7 +13,7 @@ use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::descriptor::Access;
+use crate::descriptor::{self, Access, FileRef};
 use crate::spec::ConsoleSpec;
 
 /// Why there is no console.
@@ -41,22 +42,26 @@ pub fn open(spec: &ConsoleSpec) -> Result<File, ConsoleError> {
         move |source| ConsoleError::Open { name, source }
     };
     match spec {
-        ConsoleSpec::Stdout => reopen(&io::stdout()).map_err(failed(&"stdout")),
+        ConsoleSpec::Stdout => unwaiting(&io::stdout()).map_err(failed(&"stdout")),
         ConsoleSpec::File(file) => file
             .open(Access::Append)
             .and_then(|opened| match file {
-                crate::descriptor::FileRef::Fd(_) => reopen(&opened),
-                crate::descriptor::FileRef::Path(_) => Ok(opened),
+                FileRef::Fd(_) => unwaiting(&opened),
+                FileRef::Path(_) => Ok(opened),
             })
             .map_err(failed(file)),
     }
 }
 
-/// A description of its own for an inherited file: `O_NONBLOCK` on the inherited one would change
-/// what its other owners see, a shell's terminal for example.
-fn reopen(file: &impl std::os::fd::AsRawFd) -> io::Result<File> {
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK).open(path)
+/// An inherited file with a description of its own: `O_NONBLOCK` on the inherited one would change what its other owners see,
+/// a shell's terminal for example. A socket cannot have one, nor a file in a jail without /proc: these are changed.
+fn unwaiting(file: &impl AsFd) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    OpenOptions::new()
+        .append(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .or_else(|_| descriptor::without_waiting(file.as_fd()))
 }
 
 /// The serial port's interrupt line.

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -68,6 +68,19 @@ pub fn adopt(fd: RawFd) -> io::Result<File> {
     // SAFETY: the descriptor is open, and the validated spec names each descriptor once, none of
     // them a standard stream, so that nothing else in this process owns it.
     Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Makes no read or write of a file wait, for none of its owners.
+///
+/// # Errors
+/// The operating system's.
+pub fn without_waiting(file: BorrowedFd<'_>) -> io::Result<File> {
+    let own = file.try_clone_to_owned()?;
+    // SAFETY: F_GETFL takes no pointer, and the descriptor is open.
+    let flags = unsafe { libc::fcntl(own.as_raw_fd(), libc::F_GETFL) };
+    // SAFETY: F_SETFL takes no pointer, and the descriptor is open.
+    let set = unsafe { libc::fcntl(own.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) };
+    if flags < 0 || set < 0 { Err(io::Error::last_os_error()) } else { Ok(File::from(own)) }
 }
 
 /// Makes room for descriptors while this process has one thread. Later, each doubling of their table beyond 64 would wait for

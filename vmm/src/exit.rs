@@ -1,6 +1,7 @@
 //! Why a microVM ended, and the exit code that says so.
 
-use std::fmt;
+use std::error::Error;
+use std::fmt::{self, Write};
 use std::sync::{Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -64,6 +65,19 @@ impl fmt::Display for ExitReason {
             Self::Signal { number } => write!(f, "ended by signal {number}"),
         }
     }
+}
+
+/// An error and all its causes on one line.
+#[must_use]
+pub fn one_line(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a String cannot fail.
+        let _ = write!(line, ": {error}");
+        cause = error.source();
+    }
+    line
 }
 
 /// Where any thread says that the microVM is over.

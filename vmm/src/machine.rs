@@ -96,10 +96,13 @@ impl Machine {
         self.vm.calls()
     }
 
-    /// What answered the guest.
+    /// The line that says why the machine ended, and what of its output is missing.
     #[must_use]
-    pub fn bus(&self) -> &Bus {
-        &self.bus
+    pub fn last_words(&self, reason: &ExitReason) -> String {
+        match self.bus.dropped_console_bytes() {
+            0 => reason.to_string(),
+            bytes => format!("{reason}; {bytes} bytes of console output were dropped"),
+        }
     }
 }
 

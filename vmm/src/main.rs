@@ -1,10 +1,9 @@
 //! The program: arguments to spec, spec to machine, machine to exit code. One line on standard error says why.
 
-use std::error::Error;
-use std::fmt::Write;
 use std::process::ExitCode;
 
 use votive_vmm::boot::boot;
+use votive_vmm::exit::one_line;
 use votive_vmm::marks::monotonic_ns;
 use votive_vmm::spec::{HELP, Request, ValidSpec, VmSpec};
 
@@ -25,7 +24,7 @@ fn main() -> ExitCode {
     };
     match spec {
         Ok(spec) => run(spec, start_ns),
-        Err(error) => end(&chain(&error), WRONG_SPEC),
+        Err(error) => end(&one_line(&error), WRONG_SPEC),
     }
 }
 
@@ -35,24 +34,12 @@ fn run(spec: ValidSpec, start_ns: u64) -> ExitCode {
     }
     let mut machine = match boot(spec, start_ns) {
         Ok(machine) => machine,
-        Err(error) => return end(&chain(&error), SETUP_FAILED),
+        Err(error) => return end(&one_line(&error), SETUP_FAILED),
     };
     match machine.run() {
-        Ok(reason) => end(&reason.to_string(), reason.code()),
-        Err(error) => end(&chain(&error), SETUP_FAILED),
+        Ok(reason) => end(&machine.last_words(&reason), reason.code()),
+        Err(error) => end(&one_line(&error), SETUP_FAILED),
     }
-}
-
-/// An error and all its causes on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Writing to a String cannot fail.
-        let _ = write!(line, ": {error}");
-        cause = error.source();
-    }
-    line
 }
 
 fn end(reason: &str, code: u8) -> ExitCode {

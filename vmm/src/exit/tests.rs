@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Exit, ExitReason};
+use super::{Exit, ExitReason, one_line};
 
 #[test]
 fn only_a_power_off_has_exit_code_zero() {
@@ -39,4 +39,16 @@ fn whoever_is_woken_finds_the_reason() {
         assert_eq!(exit.reason(), Some(ExitReason::GuestStopped { code: 7 }));
         thread.join().unwrap();
     }
+}
+
+#[test]
+fn an_error_is_told_with_all_its_causes_on_one_line() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot boot")]
+    struct Outer(#[source] Inner);
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot read")]
+    struct Inner(#[source] std::io::Error);
+    let error = Outer(Inner(std::io::Error::other("no such page")));
+    assert_eq!(one_line(&error), "cannot boot: cannot read: no such page");
 }

@@ -130,6 +130,32 @@ fn a_console_that_nobody_reads_does_not_hold_the_guest_up() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
+#[test]
+fn a_console_may_be_a_socket_that_is_full() {
+    let flood = [
+        &[0x66, 0xba, 0xf8, 0x03, 0xb9][..],
+        &300_u32.to_le_bytes(),
+        &[0xb0, b'x', 0xee, 0xe2, 0xfd],
+    ]
+    .concat();
+    let guest = Guest::new(&[&flood, &stop(0)]).with(&["--console", "stdout"]);
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    while std::io::Write::write(&mut &theirs, &[b'.'; 4096]).is_ok() {}
+    theirs.set_nonblocking(false).unwrap();
+    let output = crate::guest::program(guest.arguments())
+        .stdout(std::os::fd::OwnedFd::from(theirs))
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
+        .wait_with_output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let reason = String::from_utf8(output.stderr).unwrap();
+    assert!(reason.contains("bytes of console output were dropped"), "{reason}");
+    drop(ours);
+}
+
 /// A pipe with no room left, whose reader stays open and never reads.
 fn full_pipe() -> std::io::PipeWriter {
     use std::io::Write;
