@@ -1,14 +1,12 @@
 //! The guest's side of the loop: what only a program that is PID 1 of a microVM may do.
 
-#![expect(unsafe_code, reason = "the modules below make system calls that no library offers")]
-
 mod cgroup;
 mod file_systems;
 mod process;
 mod system;
 mod vsock;
 
-use core::sync::atomic::{AtomicI32, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::io::Errno;
@@ -36,6 +34,8 @@ const DEBUG_WORD: &[u8] = b"votive.debug";
 pub struct Guest {
     cgroup: Option<Cgroup>,
     child: Option<Child>,
+    /// Where a child says what it failed at; shared with every child.
+    failure: &'static AtomicU32,
     kernel_log: Option<OwnedFd>,
 }
 
@@ -115,8 +115,9 @@ fn set_up(memory: &'static mut [u8], started_ns: u64) -> Result<Worker<'static, 
         kernel_log = system::open_kernel_log().ok();
     }
     let signals = system::child_signals().map_err(system_problem("signalfd4"))?;
+    let failure = system::shared_word().map_err(system_problem("mmap"))?;
     let descriptors = Descriptors { link, listener: listen()?, signals: Some(signals) };
-    Worker::new(Guest { cgroup: None, child: None, kernel_log }, arena, descriptors)
+    Worker::new(Guest { cgroup: None, child: None, failure, kernel_log }, arena, descriptors)
 }
 
 impl Guest {
@@ -184,7 +185,7 @@ impl Platform for Guest {
         let cgroup =
             self.cgroup.as_mut().ok_or(Problem::without_errno(FaultCode::Cgroup, "runtime"))?;
         cgroup.begin_life();
-        let (child, output) = process::start(configure, cgroup.directory())?;
+        let (child, output) = process::start(configure, cgroup.directory(), self.failure)?;
         self.child = Some(child);
         self.say("runtime started");
         Ok(Some(output))

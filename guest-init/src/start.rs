@@ -22,8 +22,9 @@ global_asm!(
 );
 
 extern "C" fn main() -> ! {
+    let memory = &raw mut MEMORY;
     // SAFETY: this runs once, on the only thread, and nothing else names MEMORY: the reference is the only one.
-    let memory = unsafe { &mut (*(&raw mut MEMORY)).0 };
+    let Memory(memory) = unsafe { &mut *memory };
     votive_init::guest::run(memory)
 }
 
@@ -125,9 +126,9 @@ unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, len: usize) -> i3
     let mut at = 0;
     while at < len {
         // SAFETY: `at` is below `len`, for which the caller promises that `left` is valid.
-        let one = unsafe { left.add(at).read_volatile() };
+        let one = unsafe { left.wrapping_add(at).read_volatile() };
         // SAFETY: as above, for `right`.
-        let other = unsafe { right.add(at).read_volatile() };
+        let other = unsafe { right.wrapping_add(at).read_volatile() };
         if one != other {
             return i32::from(one) - i32::from(other);
         }
@@ -154,7 +155,7 @@ unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, len: usize) -> i32 
 unsafe extern "C" fn strlen(text: *const u8) -> usize {
     let mut len = 0;
     // SAFETY: no byte before this one was a NUL, so that the string reaches at least here.
-    while unsafe { text.add(len).read_volatile() } != 0 {
+    while unsafe { text.wrapping_add(len).read_volatile() } != 0 {
         len += 1;
     }
     len

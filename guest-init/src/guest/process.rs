@@ -31,8 +31,8 @@ const PATH_MAX: usize = 1024;
 /// Children that one signal's worth of reaping takes; more are taken with the next.
 const REAP_MAX: usize = 4096;
 
-/// What the child was doing when it failed, and the error number: `stage << 16 | errno`. It is written to memory that
-/// parent and child share.
+/// The runtime's process. `failure` is memory that parent and child share: what the child was doing when it failed, and the
+/// error number, as `stage << 16 | errno`.
 #[derive(Debug)]
 pub(super) struct Child {
     pid: Pid,
@@ -68,9 +68,9 @@ enum Stage {
 pub(super) fn start(
     configure: &Configure<'_>,
     cgroup: BorrowedFd<'_>,
+    failure: &'static AtomicU32,
 ) -> Result<(Child, Output), Problem> {
     let problem = |call| move |errno| Problem::new(FaultCode::System, errno, call);
-    let failure = system::shared_word().map_err(problem("mmap"))?;
     failure.store(0, Ordering::Release);
     let mut program = [0_u8; PATH_MAX];
     let mut variables = [0_u8; VARIABLES_MAX];

@@ -1,5 +1,7 @@
 //! What no library offers: port I/O, the system calls that rustix keeps to itself, and the loopback device.
 
+#![expect(unsafe_code, reason = "port I/O and system calls that no library offers")]
+
 use core::arch::asm;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};

@@ -1,5 +1,10 @@
 //! The stream to the agent.
 
+#![expect(
+    unsafe_code,
+    reason = "rustix leaves socket addresses that it does not know to an unsafe trait"
+)]
+
 use rustix::fd::OwnedFd;
 use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
