@@ -56,6 +56,8 @@ pub fn run(memory: &'static mut [u8]) -> ! {
             file_systems::leave();
         }
         Err(problem) => {
+            // The kernel's log is in /dev, which may not be there yet.
+            let _ = file_systems::mount_early();
             system::kernel_message(problem.detail);
             tell(problem);
         }
