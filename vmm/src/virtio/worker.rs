@@ -8,6 +8,9 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::{MmioDevice, Wake, log};
 
+#[cfg(test)]
+mod tests;
+
 /// Stack of a device thread in bytes: device models keep less than 16 KiB of buffers there.
 const STACK_BYTES: usize = 128 << 10;
 

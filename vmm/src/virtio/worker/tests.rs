@@ -1,0 +1,45 @@
+//! Devices on a real event loop.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+
+use event_manager::{EventManager, SubscriberOps};
+
+use super::*;
+use crate::virtio::driver::{DATA, GuestDriver, ram, writable};
+use crate::virtio::rng::Rng;
+use crate::virtio::vsock::{Vsock, VsockSpec};
+
+#[test]
+fn one_event_loop_serves_guests_and_host_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("v.sock");
+    let spec = VsockSpec { guest_cid: 3, path: Some(path.clone()), ports: Vec::new() };
+    let ram = ram().unwrap();
+    let rng = MmioDevice::new(Box::new(Rng::new()), Arc::clone(&ram)).unwrap();
+    let vsock = MmioDevice::new(Box::new(Vsock::new(spec).unwrap()), Arc::clone(&ram)).unwrap();
+    let mut events = EventManager::<DeviceSubscriber>::new().unwrap();
+    for device in [&rng, &vsock] {
+        events.add_subscriber(DeviceSubscriber::new(Arc::clone(device)));
+    }
+    let mut turn = |least: usize| assert!(events.run_with_timeout(10_000).unwrap() >= least);
+    let mut guest = GuestDriver::new(rng, Arc::clone(&ram)).unwrap();
+    assert!(guest.start(1 << 32));
+    turn(1);
+    guest.offer(0, &[writable(DATA, 16)]);
+    guest.kick(0);
+    turn(1);
+    assert_eq!(guest.used(0), Some((0, 16)));
+    // Both devices' rings lie in the same places: the first one is done with them.
+    let mut guest = GuestDriver::new(vsock, ram).unwrap();
+    assert!(guest.start(1 << 32));
+    guest.offer(0, &[writable(DATA, 4096)]);
+    turn(1);
+    let mut program = UnixStream::connect(path).unwrap();
+    program.write_all(b"CONNECT 52\n").unwrap();
+    turn(1);
+    assert_eq!(guest.used(0), Some((0, 44)));
+    // Operation 1, to port 52: a request.
+    assert_eq!(guest.read(DATA + 20, 4), 52u32.to_le_bytes());
+    assert_eq!(guest.read(DATA + 30, 2), [1, 0]);
+}
