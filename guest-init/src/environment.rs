@@ -128,7 +128,7 @@ fn key_of(item: &[u8]) -> &[u8] {
     item.split(|byte| *byte == b'=').next().unwrap_or(&[])
 }
 
-/// The value of `key` among variables as [`write`] writes them.
+/// The value of `key` among variables as [`write()`] writes them.
 #[must_use]
 pub fn value_of<'a>(variables: &'a [u8], key: &str) -> Option<&'a [u8]> {
     let mut items = variables.split(|byte| *byte == 0);
