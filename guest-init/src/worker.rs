@@ -306,10 +306,7 @@ impl<'m, P: Platform> Worker<'m, P> {
 
     /// Waits for anything.
     fn wait(&mut self) -> Result<Ready, Ending> {
-        let timeout = self.stopping.map(|deadline_ns| {
-            let left = deadline_ns.saturating_sub(self.platform.now_ns());
-            timespec(left)
-        });
+        let timeout = self.time_left();
         let mut events =
             [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; EVENTS_MAX];
         let count = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
@@ -333,11 +330,17 @@ impl<'m, P: Platform> Worker<'m, P> {
         Ok(ready)
     }
 
+    /// How long a wait may take: not at all limited unless the runtime is being ended.
+    fn time_left(&self) -> Option<Timespec> {
+        let deadline_ns = self.stopping?;
+        Some(timespec(deadline_ns.saturating_sub(self.platform.now_ns())))
+    }
+
     /// Waits for the link alone: the outbox is too full to read anything that would add to it.
     fn wait_for_link(&mut self) -> Result<(), Ending> {
         let link = &self.descriptors.link;
         let mut wanted = [PollFd::new(link, PollFlags::IN | PollFlags::OUT)];
-        match poll(&mut wanted, None) {
+        match poll(&mut wanted, self.time_left().as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(system(errno, "poll").into()),
         }
@@ -345,7 +348,7 @@ impl<'m, P: Platform> Worker<'m, P> {
         if came.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
             self.read_link()?;
         }
-        Ok(())
+        self.check_stopping()
     }
 
     /// Writes frames as far as the link takes them.

@@ -441,3 +441,10 @@ fn a_runtime_that_ignores_sigterm_is_killed_when_its_time_is_over() {
     harness.frames_until(Kind::Log);
     assert_eq!(harness.shut_down(300), Ending::Shutdown);
 }
+
+#[test]
+fn a_shutdown_is_obeyed_although_the_agent_reads_nothing() {
+    let mut harness = Harness::stalled(chatty(30_000));
+    harness.wait_until_blocked();
+    assert_eq!(harness.shut_down(0), Ending::Shutdown);
+}
