@@ -56,7 +56,7 @@ fn node() -> Result<()> {
 fn demo() -> Result<()> {
     for (runtime, handler, zip) in [
         ("python3.11", "app.handler", "python.zip"),
-        ("nodejs24", "index.handler", "node.zip"),
+        ("nodejs24", "app.handler", "node.zip"),
         ("provided", "bootstrap", "rust.zip"),
     ] {
         let ran = Function::demo(runtime, handler, zip).invoke(&json!({ "name": "votive" }))?;
