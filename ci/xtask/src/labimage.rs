@@ -120,7 +120,7 @@ fn initrd(cache: &Cache, progress: &Progress, kernel: &Path) -> Result<PathBuf> 
 /// An EROFS image of packages and all they depend on.
 fn userland(cache: &Cache, progress: &Progress, name: &str, packages: &[&str]) -> Result<PathBuf> {
     let packages = debian::resolve(packages)?;
-    let key = Key::new(&format!("lab-{name}"), 2).text("packages", &debian::listing(&packages));
+    let key = Key::new(&format!("lab-{name}"), 3).text("packages", &debian::listing(&packages));
     let entry = cache.entry(key, |into| {
         let debs = debian::download(cache, progress, &packages)?;
         let step = progress.step(format!("making the lab's {name}"));
@@ -166,6 +166,16 @@ fn merge_usr(root: &Path) -> Result<()> {
 fn finish_by_hand(root: &Path) -> Result<()> {
     if root.join("usr/bin/dash").exists() && !root.join("usr/bin/sh").exists() {
         std::os::unix::fs::symlink("dash", root.join("usr/bin/sh"))?;
+    }
+    // Names that alternatives would provide, and whatever else busybox can do.
+    let busybox = root.join("usr/bin/busybox");
+    if busybox.exists() {
+        for applet in subprocess::output(Command::new(&busybox).arg("--list"))?.lines() {
+            let (bin, sbin) = (root.join("usr/bin").join(applet), root.join("usr/sbin").join(applet));
+            if !bin.exists() && !sbin.exists() && bin.symlink_metadata().is_err() {
+                std::os::unix::fs::symlink("busybox", &bin)?;
+            }
+        }
     }
     fs::create_dir_all(root.join("etc"))?;
     for (name, text) in [

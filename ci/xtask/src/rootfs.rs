@@ -61,7 +61,8 @@ impl Plan {
         let wanted: Vec<&str> = recipe.debian.packages.iter().map(String::as_str).collect();
         let mut packages = debian::resolve(&wanted)?;
         packages.retain(|package| {
-            wanted.contains(&package.name.as_str()) || !recipe.debian.without.contains(&package.name)
+            wanted.contains(&package.name.as_str())
+                || !recipe.debian.without.contains(&package.name)
         });
         Ok(Plan { name: name.to_owned(), recipe, packages })
     }
@@ -93,7 +94,7 @@ impl Plan {
             python::install(python, &self.recipe, cache, &root)?;
         }
         if let Some(node) = &self.recipe.node {
-            node::install(node, &self.recipe, cache, work, &root)?;
+            node::install(node, &self.recipe, cache, progress, &root)?;
         }
         tree::check_linkage(&root)?;
         tree::release(&self.name, &self.packages, &root)?;

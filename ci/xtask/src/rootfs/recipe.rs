@@ -47,7 +47,7 @@ pub(crate) struct Debian {
     /// Dependencies left out, unless `packages` names them: they serve installation, which does not happen.
     #[serde(default)]
     pub(crate) without: Vec<String>,
-    /// Files and folders that are dropped after unpacking; they may be absent.
+    /// Files and folders that are dropped after unpacking; they may be absent. A `*` at the end stands for any rest.
     #[serde(default)]
     pub(crate) remove: Vec<String>,
     /// The only programs in `usr/bin` that stay.
@@ -174,7 +174,8 @@ impl Recipe {
         let made = self.directories.iter().map(|d| &d.path);
         let linked = self.links.iter().map(|l| &l.path);
         for path in removed.chain(made).chain(linked).chain(self.files.iter().map(|f| &f.path)) {
-            let plain = Path::new(path).components().all(|c| matches!(c, std::path::Component::Normal(_)));
+            let plain =
+                Path::new(path).components().all(|c| matches!(c, std::path::Component::Normal(_)));
             ensure!(plain && !path.is_empty(), "{path:?} is not a path below the image's root");
         }
         for file in &self.files {
@@ -193,7 +194,8 @@ impl Recipe {
     /// Every file of the recipes' folder that the image depends on, for its key.
     pub(crate) fn inputs(&self) -> Vec<PathBuf> {
         let mut inputs = self.sources.clone();
-        inputs.extend(self.files.iter().filter_map(|f| f.from.as_ref()).map(|f| self.folder.join(f)));
+        inputs
+            .extend(self.files.iter().filter_map(|f| f.from.as_ref()).map(|f| self.folder.join(f)));
         inputs.extend(self.python.iter().map(|p| self.folder.join(&p.requirements)));
         for node in &self.node {
             inputs.push(self.folder.join(&node.requirements));

@@ -82,7 +82,8 @@ pub(super) fn certificates(root: &Path) -> Result<()> {
 /// Compiles the recipe's locale with the image's own localedef.
 pub(super) fn compile_locale(recipe: &Recipe, root: &Path) -> Result<()> {
     let Some(locale) = &recipe.debian.locale else { return Ok(()) };
-    let (language, charset) = locale.split_once('.').context("a locale is named LANGUAGE.CHARSET")?;
+    let (language, charset) =
+        locale.split_once('.').context("a locale is named LANGUAGE.CHARSET")?;
     let sources = root.join("usr/share/i18n");
     // Character maps are packed, and localedef would ask a gzip of the host.
     let map = sources.join("charmaps").join(charset);
@@ -113,11 +114,9 @@ pub(super) fn compile_locale(recipe: &Recipe, root: &Path) -> Result<()> {
 /// Drops what the recipe removes, and every program that it does not keep.
 pub(super) fn prune(recipe: &Recipe, root: &Path) -> Result<()> {
     for path in &recipe.debian.remove {
-        let path = root.join(path);
-        match fs::symlink_metadata(&path) {
-            Ok(data) if data.is_dir() => fs::remove_dir_all(&path)?,
-            Ok(_) => fs::remove_file(&path)?,
-            Err(_) => {}
+        match path.strip_suffix('*') {
+            Some(start) => remove_all(root, start)?,
+            None => remove(&root.join(path))?,
         }
     }
     let keep: BTreeSet<&str> = recipe.debian.keep_programs.iter().map(String::as_str).collect();
@@ -134,6 +133,28 @@ pub(super) fn prune(recipe: &Recipe, root: &Path) -> Result<()> {
         if item.file_type().is_file() && (extension == "a" || extension == "o") {
             fs::remove_file(item.path())?;
         }
+    }
+    Ok(())
+}
+
+/// Removes every file whose path begins with `start`.
+fn remove_all(root: &Path, start: &str) -> Result<()> {
+    let (folder, prefix) = start.rsplit_once('/').context("a pattern needs a folder")?;
+    for entry in fs::read_dir(root.join(folder)).with_context(|| folder.to_owned())? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file, a link or a whole folder; it may be absent.
+fn remove(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(data) if data.is_dir() => fs::remove_dir_all(path)?,
+        Ok(_) => fs::remove_file(path)?,
+        Err(_) => {}
     }
     Ok(())
 }
@@ -161,11 +182,7 @@ pub(super) fn complete(recipe: &Recipe, root: &Path) -> Result<()> {
     for link in &recipe.links {
         let path = root.join(&link.path);
         make_parent(&path)?;
-        match fs::symlink_metadata(&path) {
-            Ok(data) if data.is_dir() => fs::remove_dir_all(&path)?,
-            Ok(_) => fs::remove_file(&path)?,
-            Err(_) => {}
-        }
+        remove(&path)?;
         symlink(&link.target, &path)?;
     }
     for name in &recipe.debian.busybox {
