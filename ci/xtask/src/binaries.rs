@@ -37,6 +37,9 @@ pub(crate) const LAB_INIT: Program =
 pub(crate) const E2E: Program =
     Program { package: "votive-e2e", name: "votive-e2e", profile: "release" };
 
+/// The demo's function with a bootstrap of its own.
+pub(crate) const FUNCTION: Program =
+    Program { package: "votive-function-rust", name: "bootstrap", profile: "sealed" };
 /// Builds the programs that a worker and its guests consist of, and makes them the current ones.
 pub(crate) fn build(cache: &Cache, progress: &Progress) -> Result<()> {
     for program in [VMM, VOTIVE] {

@@ -31,21 +31,21 @@ const FUNCTIONS: &[Function] = &[
         runtime: "python3.11",
         handler: "app.handler",
         zip: "functions/python.zip",
-        event: r#"{"name": "votive"}"#,
+        event: r#"{"name": "votive", "numbers": [3, 1, 4, 1, 5]}"#,
     },
     Function {
         title: "Node.js 24, aws-lambda-ric",
         runtime: "nodejs24",
         handler: "app.handler",
         zip: "functions/node.zip",
-        event: r#"{"name": "votive"}"#,
+        event: r#"{"name": "votive", "numbers": [3, 1, 4, 1, 5]}"#,
     },
     Function {
         title: "Rust, lambda_runtime with its own bootstrap",
         runtime: "provided",
         handler: "bootstrap",
         zip: "functions/rust.zip",
-        event: r#"{"name": "votive"}"#,
+        event: r#"{"name": "votive", "numbers": [3, 1, 4, 1, 5]}"#,
     },
 ];
 
@@ -82,7 +82,8 @@ fn script(home: &Path) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             script,
-            "echo; echo {}\n{} run --images {} --runtime {} --handler {} --zip {} --event {} 2>&1 || failed=1",
+            "echo; echo {}\n{} run --images {} --runtime {} --handler {} --zip {} --event {} \
+             --timeout 60 --init-timeout 60 2>&1 || failed=1",
             quote(&format!("== {}", function.title)),
             quote(&format!("{home}/bin/votive")),
             quote(&home),

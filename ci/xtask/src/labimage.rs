@@ -171,7 +171,8 @@ fn finish_by_hand(root: &Path) -> Result<()> {
     let busybox = root.join("usr/bin/busybox");
     if busybox.exists() {
         for applet in subprocess::output(Command::new(&busybox).arg("--list"))?.lines() {
-            let (bin, sbin) = (root.join("usr/bin").join(applet), root.join("usr/sbin").join(applet));
+            let (bin, sbin) =
+                (root.join("usr/bin").join(applet), root.join("usr/sbin").join(applet));
             if !bin.exists() && !sbin.exists() && bin.symlink_metadata().is_err() {
                 std::os::unix::fs::symlink("busybox", &bin)?;
             }

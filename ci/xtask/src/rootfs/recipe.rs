@@ -197,7 +197,7 @@ impl Recipe {
         inputs
             .extend(self.files.iter().filter_map(|f| f.from.as_ref()).map(|f| self.folder.join(f)));
         inputs.extend(self.python.iter().map(|p| self.folder.join(&p.requirements)));
-        for node in &self.node {
+        if let Some(node) = &self.node {
             inputs.push(self.folder.join(&node.requirements));
             inputs.push(self.folder.join(&node.lock).join("package.json"));
             inputs.push(self.folder.join(&node.lock).join("package-lock.json"));
