@@ -40,6 +40,10 @@ pub(crate) const E2E: Program =
 /// The demo's function with a bootstrap of its own.
 pub(crate) const FUNCTION: Program =
     Program { package: "votive-function-rust", name: "bootstrap", profile: "sealed" };
+/// The benchmarks' program.
+pub(crate) const BENCH: Program =
+    Program { package: "votive-bench", name: "votive-bench", profile: "release" };
+
 /// Builds the programs that a worker and its guests consist of, and makes them the current ones.
 pub(crate) fn build(cache: &Cache, progress: &Progress) -> Result<()> {
     for program in [VMM, VOTIVE] {

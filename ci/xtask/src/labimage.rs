@@ -72,7 +72,6 @@ pub(crate) fn build(cache: &Cache, progress: &Progress) -> Result<Images> {
 }
 
 /// The image to put before the userland where a peer is measured.
-#[expect(dead_code, reason = "the benchmark's verb, which uses it, is being written")]
 pub(crate) fn peers(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     userland(cache, progress, "peers", PEERS)
 }

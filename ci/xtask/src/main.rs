@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::cache::Cache;
 use crate::progress::Progress;
 
+mod bench;
 mod binaries;
 mod cache;
 mod check;
@@ -41,6 +42,8 @@ enum Verb {
     Test,
     /// Check format, lints, house rules, dependencies and documentation.
     Check,
+    /// Measure votive beside its peers, against ci/budgets.toml.
+    Bench(bench::BenchArguments),
     /// Feed each parser of foreign bytes with what a fuzzer finds (needs cargo-fuzz and a nightly toolchain).
     Fuzz(fuzz::FuzzArguments),
     /// Build what guests are made of; all of it, or one part.
@@ -80,6 +83,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Verb::Demo => demo::run(&progress),
         Verb::Test => suite::run(&progress),
         Verb::Check => check_all(&progress),
+        Verb::Bench(arguments) => bench::run(&arguments, &progress),
         Verb::Fuzz(arguments) => fuzz::run(&arguments, &progress).map(|()| ExitCode::SUCCESS),
         Verb::Image { part } => {
             setup::run(&progress)?;

@@ -32,7 +32,7 @@ pub fn measure(subject: Subject, program: &Path, count: usize) -> anyhow::Result
     let scratch = tempfile::tempdir()?;
     let kernel = scratch.path().join("greeter");
     fs::write(&kernel, elf())?;
-    let guest = Guest { kernel, initrd: None, memory_mib: 128, votive_cmdline: String::new() };
+    let guest = Guest { kernel, initrd: None, memory_mib: 128, own_options: false };
     let mut series = Series::new("ms");
     // The first run warms the page cache and is not counted.
     for run in 0..=count {

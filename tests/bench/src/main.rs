@@ -75,7 +75,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<Vec<Figure>> {
                 kernel: kernel.clone(),
                 initrd: Some(initrd.clone()),
                 memory_mib: *memory_mib,
-                votive_cmdline: String::new(),
+                own_options: variant == "own",
             };
             let cost =
                 cold_boot::measure(arguments.subject, &arguments.program, &guest, arguments.count)?;

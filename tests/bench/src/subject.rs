@@ -39,8 +39,8 @@ pub struct Guest {
     pub initrd: Option<PathBuf>,
     /// Guest memory in MiB.
     pub memory_mib: u32,
-    /// Added to votive's own kernel command line.
-    pub votive_cmdline: String,
+    /// Whether the subject may choose its own best options for reaching PID 1, or starts as all do.
+    pub own_options: bool,
 }
 
 /// The options that Firecracker's documents advise for a quick boot without a console, on its virtio-mmio transport.
@@ -67,7 +67,10 @@ pub fn command(
                 command.arg("--initrd").arg(initrd);
             }
             command.arg("--memory-mib").arg(guest.memory_mib.to_string());
-            command.args(["--vcpus", "1", "--cmdline", &guest.votive_cmdline]);
+            command.args(["--vcpus", "1"]);
+            if guest.own_options {
+                command.args(["--kernel-memory", "copied"]);
+            }
         }
         Subject::Firecracker => {
             let config = scratch.join("firecracker.json");

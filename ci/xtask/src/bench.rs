@@ -1,0 +1,217 @@
+//! `cargo xtask bench`: what votive costs, beside its peers in the same run, against `ci/budgets.toml`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use votive_bench::report::Figure;
+use votive_lab::{Job, Stream};
+
+use crate::binaries;
+use crate::cache::Cache;
+use crate::image;
+use crate::labimage;
+use crate::place;
+use crate::progress::Progress;
+use crate::setup;
+use crate::subprocess;
+use crate::workspace;
+
+/// The longest that the boots in the lab may take together.
+const LIMIT: Duration = Duration::from_secs(3000);
+
+/// `cargo xtask bench`. Firecracker is measured beside votive if the environment variable FIRECRACKER names its program.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArguments {
+    /// Also write every figure to this file, one JSON object a line.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Runs of each figure.
+    #[arg(long, default_value_t = 5)]
+    count: usize,
+    /// Leave QEMU's `microvm` out, whose boots take the longest.
+    #[arg(long)]
+    without_qemu: bool,
+}
+
+/// One line of `ci/budgets.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Budget {
+    bench: String,
+    max: Option<f64>,
+    peer: Option<String>,
+    ratio: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Budgets {
+    budget: Vec<Budget>,
+}
+
+/// Measures, prints a table, and compares with the budgets.
+pub(crate) fn run(arguments: &BenchArguments, progress: &Progress) -> Result<ExitCode> {
+    setup::run(progress)?;
+    image(None, progress)?;
+    let cache = Cache::open()?;
+    let program = binaries::compile(progress, binaries::BENCH)?;
+    let mut figures = native(arguments, &cache, &program, progress);
+    figures.extend(in_lab(arguments, &cache, &program, progress)?);
+    print_table(&figures);
+    if let Some(path) = &arguments.json {
+        let lines =
+            figures.iter().map(|figure| serde_json::to_string(figure).map(|line| line + "\n"));
+        fs::write(path, lines.collect::<Result<String, _>>()?)
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    let budgets = fs::read_to_string(workspace::root()?.join("ci/budgets.toml"))?;
+    let budgets: Budgets = toml::from_str(&budgets).context("ci/budgets.toml")?;
+    let over: Vec<String> =
+        budgets.budget.iter().flat_map(|budget| complaints(budget, &figures)).collect();
+    over.iter().for_each(|line| println!("over budget: {line}"));
+    Ok(if over.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The program that FIRECRACKER names.
+fn firecracker() -> Option<PathBuf> {
+    std::env::var_os("FIRECRACKER").map(PathBuf::from)
+}
+
+/// KVM set-up on this host, in milliseconds; what cannot be measured here is told and left out.
+fn native(
+    arguments: &BenchArguments,
+    cache: &Cache,
+    program: &Path,
+    progress: &Progress,
+) -> Vec<Figure> {
+    let mut subjects = vec![("votive", cache.current().join("bin/votive-vmm"))];
+    subjects.extend(firecracker().map(|path| ("firecracker", path)));
+    let mut figures = Vec::new();
+    for (subject, path) in subjects {
+        let step = progress.step(format!("KVM set-up of {subject}, natively"));
+        let mut command = Command::new(program);
+        command.args(["--subject", subject, "--program"]).arg(path);
+        command.args(["--count", &arguments.count.to_string(), "kvm-setup"]);
+        match subprocess::output(&mut command).and_then(|text| parse(&text)) {
+            Ok(found) => {
+                figures.extend(found);
+                step.done("done");
+            }
+            Err(error) => step.done(&format!("not measured: {error:#}")),
+        }
+    }
+    figures
+}
+
+/// Cold boots in the lab's exact clock.
+fn in_lab(
+    arguments: &BenchArguments,
+    cache: &Cache,
+    program: &Path,
+    progress: &Progress,
+) -> Result<Vec<Figure>> {
+    let mut lab = place::open_lab(cache, progress)?;
+    let current = cache.current();
+    let home = place::LAB_IMAGES;
+    let mut runs = vec![
+        ("votive", format!("{home}/votive-vmm"), "same"),
+        ("votive", format!("{home}/votive-vmm"), "own"),
+    ];
+    let mut script = String::from("set -e\n");
+    let mut files = vec![
+        (program.to_owned(), "votive-bench"),
+        (current.join("bin/votive-vmm"), "votive-vmm"),
+        (current.join("vmlinux"), "vmlinux"),
+        (current.join("init.cpio"), "init.cpio"),
+    ];
+    if let Some(path) = firecracker() {
+        files.push((path, "firecracker"));
+        runs.push(("firecracker", format!("{home}/firecracker"), "same"));
+    }
+    if !arguments.without_qemu {
+        lab.images.layers.insert(0, labimage::peers(cache, progress)?);
+        runs.push(("qemu-microvm", "/usr/bin/qemu-system-x86_64".to_owned(), "same"));
+    }
+    for (subject, path, variant) in runs {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            script,
+            "{home}/votive-bench --subject {subject} --program {path} --count {} cold-boot \
+             --variant {variant} --kernel {home}/vmlinux --initrd {home}/init.cpio",
+            arguments.count,
+        );
+    }
+    let mut job = Job::new(["/bin/sh", "-c", &script]);
+    for (host, name) in files {
+        job = job.file(host, format!("{home}/{name}"));
+    }
+    job.exact = true;
+    job.timeout = LIMIT;
+    let step = progress.step("cold boots in the lab's exact clock");
+    let outcome = lab.run(&job, &mut |stream, bytes| {
+        if stream == Stream::Stderr {
+            place::pass_on(stream, bytes);
+        }
+    })?;
+    ensure!(outcome.exit == 0, "the benchmark ended with {}", outcome.exit);
+    step.done(&format!("{:.0} s", outcome.wall.as_secs_f64()));
+    parse(&String::from_utf8_lossy(&outcome.stdout))
+}
+
+fn parse(text: &str) -> Result<Vec<Figure>> {
+    let figures: Vec<Figure> =
+        text.lines().map(serde_json::from_str).collect::<Result<_, _>>().context("its figures")?;
+    if figures.is_empty() {
+        bail!("no figures");
+    }
+    Ok(figures)
+}
+
+fn print_table(figures: &[Figure]) {
+    println!("{:34} {:13} {:>14} {:>14} {:>14}  unit", "bench", "subject", "min", "median", "max");
+    for figure in figures {
+        let number = |value: f64| {
+            if figure.unit == "ms" { format!("{value:.2}") } else { format!("{value:.0}") }
+        };
+        println!(
+            "{:34} {:13} {:>14} {:>14} {:>14}  {}",
+            figure.bench,
+            figure.subject,
+            number(figure.min),
+            number(figure.median),
+            number(figure.max),
+            figure.unit
+        );
+    }
+}
+
+/// What of `figures` is over `budget`, a line each. A figure of votive's own that is missing is over.
+fn complaints(budget: &Budget, figures: &[Figure]) -> Vec<String> {
+    let median = |subject: &str| {
+        let figure = figures.iter().find(|f| f.bench == budget.bench && f.subject == subject);
+        figure.map(|figure| figure.median)
+    };
+    let Some(own) = median("votive") else {
+        return vec![format!("{} was not measured", budget.bench)];
+    };
+    let mut found = Vec::new();
+    if let Some(max) = budget.max.filter(|max| own > *max) {
+        found.push(format!("{}: {own:.0}, at most {max:.0}", budget.bench));
+    }
+    let peer = budget.peer.as_deref().and_then(|peer| Some((peer, median(peer)?)));
+    if let (Some((peer, theirs)), Some(ratio)) = (peer, budget.ratio)
+        && own > ratio * theirs
+    {
+        let is = own / theirs;
+        found.push(format!("{}: {is:.3} of {peer}'s, at most {ratio}", budget.bench));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests;
