@@ -3,7 +3,7 @@
 //! The guest sees a disk of 512-byte sectors, read-only or with a volatile write cache that FLUSH empties. What it could abuse:
 //! sectors past the end, lengths that wrap, requests without room for their status, segments by the hundred. A request is
 //! checked whole before the first byte moves; data goes between the file and guest RAM in one vectored call per
-//! [`io::SEGMENTS_MAX`] segments, without a copy and without memory sized by the guest. It has a thread of its own, because
+//! `io::SEGMENTS_MAX` segments, without a copy and without memory sized by the guest. It has a thread of its own, because
 //! storage may be slow.
 
 use std::fs::File;

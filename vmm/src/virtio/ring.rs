@@ -65,7 +65,7 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// An empty chain with room for `segments`, to be filled by [`Ring::pop`] again and again.
+    /// An empty chain with room for `segments`, to be filled by `Ring::pop` again and again.
     pub fn with_capacity(segments: u16) -> Self {
         Chain { segments: Vec::with_capacity(usize::from(segments)), ..Chain::default() }
     }
