@@ -89,7 +89,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             setup::run(&progress)?;
             image(part, &progress).map(|()| ExitCode::SUCCESS)
         }
-        Verb::Lab(arguments) => place::lab(&arguments, &progress),
+        Verb::Lab(arguments) => {
+            setup::run(&progress)?;
+            place::lab(&arguments, &progress)
+        }
     }
 }
 

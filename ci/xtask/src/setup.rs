@@ -10,40 +10,76 @@ use crate::debian;
 use crate::progress::Progress;
 use crate::subprocess;
 
-/// Each package with what it is for.
-const PACKAGES: &[(&str, &str)] = &[
-    ("bc", "building the kernel"),
-    ("binutils", "building the kernel"),
-    ("bison", "building the kernel"),
-    ("ca-certificates", "downloads"),
-    ("e2fsprogs", "scratch disks of tests"),
-    ("erofs-utils", "images of the lab"),
-    ("flex", "building the kernel"),
-    ("gcc", "building the kernel and static programs"),
-    ("libc6-dev", "static programs"),
-    ("libelf-dev", "building the kernel"),
-    ("linux-source-6.12", "the kernel of guests"),
-    ("make", "building the kernel"),
-    ("qemu-system-x86", "the lab"),
-    ("xz-utils", "unpacking sources and packages"),
+/// One package that is needed.
+#[derive(Debug)]
+pub(crate) struct Tool {
+    /// The package's name.
+    pub(crate) package: &'static str,
+    /// The programs that votive starts and this package has; none where others start them or it is files alone.
+    pub(crate) programs: &'static [&'static str],
+    /// What it is for.
+    purpose: &'static str,
+}
+
+const fn tool(
+    package: &'static str,
+    programs: &'static [&'static str],
+    purpose: &'static str,
+) -> Tool {
+    Tool { package, programs, purpose }
+}
+
+/// Everything that a Debian of nothing but its essential packages lacks. What those have is [`ESSENTIAL`].
+pub(crate) const TOOLS: &[Tool] = &[
+    tool("autoconf", &[], "the nodejs24 image"),
+    tool("automake", &[], "the nodejs24 image"),
+    tool("bc", &[], "building the kernel"),
+    tool("binutils", &["strip"], "building the kernel and images"),
+    tool("bison", &[], "building the kernel"),
+    tool("ca-certificates", &[], "downloads"),
+    tool("cmake", &[], "the nodejs24 image"),
+    tool("e2fsprogs", &["e2fsck"], "tests of scratch disks"),
+    tool("erofs-utils", &["mkfs.erofs"], "images"),
+    tool("flex", &[], "building the kernel"),
+    tool("g++", &[], "the nodejs24 image"),
+    tool("gcc", &["gcc"], "building the kernel and static programs"),
+    tool("git", &["git"], "the list of files that `tidy` reads"),
+    tool("libc6-dev", &[], "static programs"),
+    tool("libelf-dev", &[], "building the kernel"),
+    tool("libtool", &[], "the nodejs24 image"),
+    tool("linux-source-6.12", &[], "the kernel of guests"),
+    tool("make", &["make"], "building the kernel and the nodejs24 image"),
+    tool("procps", &["kill"], "tests"),
+    tool("python3", &["python3", "python3.11"], "downloading what runtime images hold"),
+    tool("python3-pip", &[], "downloading what runtime images hold"),
+    tool("qemu-system-x86", &["qemu-system-x86_64"], "the lab"),
+    tool("unzip", &["unzip"], "unpacking wheels"),
+    tool("xz-utils", &[], "unpacking sources and packages"),
 ];
+
+/// The programs that votive starts and that every Debian has.
+pub(crate) const ESSENTIAL: &[&str] =
+    &["apt-get", "cp", "dpkg-deb", "dpkg-query", "gzip", "mkfifo", "sh", "tar"];
+
+/// The package of [`TOOLS`] that a program is in.
+pub(crate) fn package_of(program: &str) -> Option<&'static str> {
+    TOOLS.iter().find(|tool| tool.programs.contains(&program)).map(|tool| tool.package)
+}
 
 /// Installs what is missing, saying what; asks for nothing.
 pub(crate) fn run(progress: &Progress) -> Result<()> {
-    let names: Vec<&str> = PACKAGES.iter().map(|(name, _)| *name).collect();
+    let names: Vec<&str> = TOOLS.iter().map(|tool| tool.package).collect();
     let installed = debian::installed(&names)?;
-    let missing: Vec<_> = PACKAGES.iter().zip(installed).filter(|(_, there)| !there).collect();
+    let missing: Vec<_> = TOOLS.iter().zip(installed).filter(|(_, there)| !there).collect();
     if missing.is_empty() {
-        return Ok(());
+        return require_lists(progress);
     }
-    for ((name, purpose), _) in &missing {
-        progress.say(&format!("installing Debian package {name}: {purpose}"));
+    for (tool, _) in &missing {
+        progress.say(&format!("installing Debian package {}: {}", tool.package, tool.purpose));
     }
-    let names: Vec<&str> = missing.iter().map(|((name, _), _)| *name).collect();
+    let names: Vec<&str> = missing.iter().map(|(tool, _)| tool.package).collect();
+    require_lists(progress)?;
     let step = progress.step(format!("installing {} Debian packages", names.len()));
-    if !has_lists() {
-        apt(&["update"])?;
-    }
     let mut install = vec!["install", "--yes", "--no-install-recommends"];
     install.extend(names);
     if apt(&install).is_err() {
@@ -51,6 +87,17 @@ pub(crate) fn run(progress: &Progress) -> Result<()> {
         apt(&["update"])?;
         apt(&install)?;
     }
+    step.done("done");
+    Ok(())
+}
+
+/// Fetches apt's lists where there are none: images are made of packages that apt resolves by them.
+fn require_lists(progress: &Progress) -> Result<()> {
+    if has_lists() {
+        return Ok(());
+    }
+    let step = progress.step("fetching the lists of Debian's packages");
+    apt(&["update"])?;
     step.done("done");
     Ok(())
 }
@@ -77,3 +124,6 @@ fn has_lists() -> bool {
     let lists = std::fs::read_dir(Path::new("/var/lib/apt/lists")).into_iter().flatten().flatten();
     lists.into_iter().any(|file| file.file_name().to_string_lossy().contains("_Packages"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,14 @@
 //! Running other programs: bounded in time, with what they said at hand when they fail.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
+
+use crate::setup;
 
 /// How much of a failed program's output an error repeats.
 const TAIL_LINES: usize = 25;
@@ -24,10 +27,8 @@ impl Running {
     /// Starts a program without input.
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
         let name = describe(command);
-        let child = command
-            .stdin(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start `{name}`; is it installed?"))?;
+        let child =
+            command.stdin(Stdio::null()).spawn().map_err(|error| cannot_start(command, error))?;
         Ok(Self { name, child })
     }
 
@@ -62,10 +63,8 @@ impl Drop for Running {
 /// Runs `command` and returns its standard output; an error repeats the end of its standard error.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let name = describe(command);
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start `{name}`; is it installed?"))?;
+    let output =
+        command.stdin(Stdio::null()).output().map_err(|error| cannot_start(command, error))?;
     checked(&name, output)
 }
 
@@ -101,6 +100,17 @@ pub(crate) fn shown(command: &mut Command, limit: Duration) -> Result<()> {
         bail!("`{}` ended with {status}", running.name);
     }
     Ok(())
+}
+
+/// Why a program was not started; of one that is missing, the package that has it.
+pub(crate) fn cannot_start(command: &Command, error: io::Error) -> Error {
+    let program = command.get_program().to_string_lossy();
+    let missing = error.kind() == io::ErrorKind::NotFound;
+    let hint = match setup::package_of(&program) {
+        Some(package) if missing => format!("; it is in Debian's package {package}"),
+        _ => String::new(),
+    };
+    Error::new(error).context(format!("cannot start `{}`{hint}", describe(command)))
 }
 
 /// Whether a program of this name is found in `$PATH`.

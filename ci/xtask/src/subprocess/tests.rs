@@ -37,3 +37,15 @@ fn programs_are_found_by_name() {
     assert!(exists("sh"));
     assert!(!exists("no-such-program-of-votive"));
 }
+
+#[test]
+fn a_missing_program_is_named_with_its_package() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new("mkfs.erofs");
+    let error = output(command.env("PATH", folder.path())).unwrap_err();
+    let said = format!("{error:#}");
+    assert!(
+        said.starts_with("cannot start `mkfs.erofs`; it is in Debian's package erofs-utils: "),
+        "{said}"
+    );
+}
