@@ -1,0 +1,10 @@
+//! The messages and stubs of `votive.worker.v1`, made from `protocol/proto/votive/worker/v1/worker.proto`.
+
+#![expect(
+    missing_docs,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated: the documentation is the comments of the .proto file"
+)]
+
+tonic::include_proto!("votive.worker.v1");
