@@ -21,6 +21,7 @@ pub mod invocation;
 pub mod limits;
 pub mod link;
 pub mod log;
+pub mod metrics;
 pub mod microvm;
 pub mod report;
 pub mod run;
