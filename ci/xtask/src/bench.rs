@@ -48,8 +48,8 @@ struct Budget {
     ratio: Option<f64>,
 }
 
+/// What of `ci/budgets.toml` is measured here; the rest is for `cargo xtask check`.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Budgets {
     budget: Vec<Budget>,
 }

@@ -21,6 +21,18 @@ pub(crate) struct Program {
     profile: &'static str,
 }
 
+impl Program {
+    /// What cargo calls it.
+    pub(crate) fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// The package that it is in.
+    pub(crate) fn package(self) -> &'static str {
+        self.package
+    }
+}
+
 /// The VMM.
 pub(crate) const VMM: Program =
     Program { package: "votive-vmm", name: "votive-vmm", profile: "sealed" };

@@ -100,8 +100,11 @@ impl Cache {
     /// A folder of one's own inside the cache, on the same file system as its entries, removed when dropped.
     pub(crate) fn scratch(&self) -> Result<Scratch> {
         let folder = tempfile::Builder::new().prefix("run-").tempdir_in(self.root.join("tmp"))?;
-        let lock = File::create(folder.path().join(SCRATCH_LOCK))?;
+        // Under its name the lock is held from the first moment: another run takes one that is free for a dead run's.
+        let unnamed = folder.path().join(".lock-to-be");
+        let lock = File::create(&unnamed)?;
         lock.lock()?;
+        fs::rename(unnamed, folder.path().join(SCRATCH_LOCK))?;
         Ok(Scratch { folder, _lock: lock })
     }
 

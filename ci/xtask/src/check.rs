@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use crate::binaries;
 use crate::cache::{Cache, Key};
 use crate::progress::Progress;
+use crate::sealed;
 use crate::subprocess;
 use crate::tidy;
 use crate::workspace;
@@ -21,8 +23,15 @@ const DENY_VERSION: &str = "0.20.2";
 /// One check: what it is called, and how it is made.
 type Check = (&'static str, fn(&Cache, &Progress) -> Result<()>);
 
-const CHECKS: &[Check] =
-    &[("fmt", fmt), ("clippy", clippy), ("tidy", tidy), ("deny", deny), ("doc", doc)];
+const CHECKS: &[Check] = &[
+    ("fmt", fmt),
+    ("clippy", clippy),
+    ("clippy of PID 1", clippy_of_pid_1),
+    ("tidy", tidy),
+    ("deny", deny),
+    ("doc", doc),
+    ("sealed programs", sealed),
+];
 
 /// How many checks passed and failed; each failure has been told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +77,18 @@ fn clippy(_: &Cache, _: &Progress) -> Result<()> {
     let words =
         ["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
     cargo(&words, &[])
+}
+
+/// PID 1 as it is built: beside the others its dependencies have features that it does not ask for.
+fn clippy_of_pid_1(_: &Cache, _: &Progress) -> Result<()> {
+    let program = binaries::INIT;
+    let words = ["clippy", "--quiet", "--locked", "--package", program.package()];
+    let which = ["--bin", program.name(), "--", "-D", "warnings"];
+    cargo(&[&words[..], &which].concat(), &[])
+}
+
+fn sealed(_: &Cache, progress: &Progress) -> Result<()> {
+    sealed::check(progress)
 }
 
 fn doc(_: &Cache, _: &Progress) -> Result<()> {

@@ -20,7 +20,9 @@ mod kernel;
 mod labimage;
 mod place;
 mod progress;
+mod reproducible;
 mod rootfs;
+mod sealed;
 mod setup;
 mod subprocess;
 mod suite;
@@ -50,6 +52,9 @@ enum Verb {
     Image {
         /// The part to build.
         part: Option<Part>,
+        /// Build runtime images, functions and PID 1 twice, from nothing but downloads, and fail unless the bytes are the same.
+        #[arg(long, conflicts_with = "part")]
+        check_reproducible: bool,
     },
     /// Run a command in the lab, with the current images in /votive.
     Lab(place::LabArguments),
@@ -85,8 +90,13 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Verb::Check => check_all(&progress),
         Verb::Bench(arguments) => bench::run(&arguments, &progress),
         Verb::Fuzz(arguments) => fuzz::run(&arguments, &progress).map(|()| ExitCode::SUCCESS),
-        Verb::Image { part } => {
+        Verb::Image { part, check_reproducible } => {
             setup::run(&progress)?;
+            if check_reproducible {
+                image(Some(Part::Rootfs), &progress)?;
+                image(Some(Part::Binaries), &progress)?;
+                return reproducible::report(&progress);
+            }
             image(part, &progress).map(|()| ExitCode::SUCCESS)
         }
         Verb::Lab(arguments) => {

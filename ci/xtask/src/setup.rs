@@ -29,7 +29,7 @@ const fn tool(
     Tool { package, programs, purpose }
 }
 
-/// Everything that a Debian of nothing but its essential packages lacks. What those have is [`ESSENTIAL`].
+/// Everything that a Debian of nothing but its essential packages lacks.
 pub(crate) const TOOLS: &[Tool] = &[
     tool("autoconf", &[], "the nodejs24 image"),
     tool("automake", &[], "the nodejs24 image"),
@@ -56,10 +56,6 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("unzip", &["unzip"], "unpacking wheels"),
     tool("xz-utils", &[], "unpacking sources and packages"),
 ];
-
-/// The programs that votive starts and that every Debian has.
-pub(crate) const ESSENTIAL: &[&str] =
-    &["apt-get", "cp", "dpkg-deb", "dpkg-query", "gzip", "mkfifo", "sh", "tar"];
 
 /// The package of [`TOOLS`] that a program is in.
 pub(crate) fn package_of(program: &str) -> Option<&'static str> {

@@ -14,6 +14,7 @@ use crate::check::Counts;
 use crate::image;
 use crate::place::{self, Place};
 use crate::progress::Progress;
+use crate::reproducible::{self, Depth};
 use crate::setup;
 use crate::subprocess;
 use crate::workspace;
@@ -30,8 +31,13 @@ const E2E_INSIDE: &str = "/votive/bin/votive-e2e";
 /// One part of the suite: what it is called, and how it is run.
 type Part = (&'static str, fn(&Progress) -> Result<Counts>);
 
-const PARTS: &[Part] =
-    &[("setup", prepare), ("checks", checks), ("host tests", host), ("guest tests", guest)];
+const PARTS: &[Part] = &[
+    ("setup", prepare),
+    ("checks", checks),
+    ("host tests", host),
+    ("images", images),
+    ("guest tests", guest),
+];
 
 /// Runs everything; the last line of standard output is `N passed, N failed`.
 pub(crate) fn run(progress: &Progress) -> Result<ExitCode> {
@@ -120,6 +126,12 @@ fn listen(reader: impl Read) -> Counts {
         counts.add(counts_in(&line));
     }
     counts
+}
+
+/// Builds the images, and packs those that promise the same bytes a second time.
+fn images(progress: &Progress) -> Result<Counts> {
+    image(None, progress)?;
+    reproducible::check(&Cache::open()?, progress, Depth::Packing)
 }
 
 /// The tests in microVMs: in the lab, or on this host if its KVM can boot Linux.
