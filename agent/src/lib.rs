@@ -26,3 +26,4 @@ pub mod microvm;
 pub mod report;
 pub mod run;
 pub mod scratch;
+pub mod worker;

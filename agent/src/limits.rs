@@ -55,3 +55,28 @@ pub const MARKS_MAX: usize = 80;
 pub const MARK_LINE_MAX: usize = 128;
 /// What is kept of the VMM's standard error, in bytes: its reason is the last line.
 pub const VMM_STDERR_MAX: usize = 8 * 1024;
+
+/// The longest life of a worker, from its first lease on (CONTRACT: 14 hours; CHECKLIST 58).
+pub const LEASE_MAX: Duration = Duration::from_secs(14 * 60 * 60);
+/// How long before the end of a lease every microVM that is left is killed.
+pub const LEASE_KILL_MARGIN: Duration = Duration::from_secs(2);
+/// How long before the end of a lease a microVM ends itself, should nobody have ended it: its own timer fires no later than
+/// this takes, and its memory is gone in time too.
+pub const LEASE_DEADLINE_MARGIN: Duration = Duration::from_secs(1);
+/// What is left between the last reservation and the last moment at which its invocation can begin, beside the time that a
+/// reservation is good.
+pub const LEASE_DRAIN_MARGIN: Duration = Duration::from_secs(1);
+/// How long a reservation is good. An orchestrator spends it at once; what it holds meanwhile is lost to others.
+pub const RESERVATION_LIFETIME: Duration = Duration::from_secs(5);
+/// How long an environment on demand waits for its next invocation unless it is configured: AWS keeps them for minutes.
+pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(600);
+/// How long a VMM may leave a question unanswered. With the pace of questions it makes a hang known within a second.
+pub const HANG_TIMEOUT: Duration = Duration::from_millis(500);
+/// Commands that may wait for the worker's loop; a caller waits beyond that.
+pub const COMMANDS_WAITING_MAX: usize = 256;
+/// Events that a watcher may be behind before it misses some.
+pub const WATCH_WAITING_MAX: usize = 1024;
+/// Lines of logs that a watcher may be behind before it misses some; each is at most [`WATCH_LINE_MAX`].
+pub const WATCH_LINES_WAITING_MAX: usize = 256;
+/// The longest line of a log that a watcher is shown, in bytes.
+pub const WATCH_LINE_MAX: usize = 64 * 1024;
