@@ -90,6 +90,10 @@ impl Watcher {
             GuestFrame::Hello(_)
             | GuestFrame::Phase(_)
             | GuestFrame::RuntimeExited(_)
+            | GuestFrame::Extension(_)
+            | GuestFrame::ExtensionExited(_)
+            | GuestFrame::Subscription(_)
+            | GuestFrame::Down(_)
             | GuestFrame::Log(..)
             | GuestFrame::Fault(_) => unreachable!("not a frame of the Runtime API: {frame:?}"),
         }
@@ -154,10 +158,12 @@ impl<'m> Play<'m> {
             id,
             deadline_ms: 1,
             payload_len: payload_len.min(limits::REQUEST_PAYLOAD_MAX),
+            realtime_ns: 0,
             function_arn: "arn",
             trace_id: "",
             client_context: "{}",
             cognito_identity: "",
+            tenant_id: "",
             content_type: "",
         };
         self.watcher.current = Some((id, Answer::Nothing));

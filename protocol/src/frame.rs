@@ -28,10 +28,14 @@ pub enum Kind {
     RuntimeExited = 0x89,
     Log = 0x8a,
     Fault = 0x8b,
+    Extension = 0x8c,
+    ExtensionExited = 0x8d,
+    Subscription = 0x8e,
+    Down = 0x8f,
 }
 
 impl Kind {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 20] = [
         Self::Configure,
         Self::Invoke,
         Self::Payload,
@@ -48,6 +52,10 @@ impl Kind {
         Self::RuntimeExited,
         Self::Log,
         Self::Fault,
+        Self::Extension,
+        Self::ExtensionExited,
+        Self::Subscription,
+        Self::Down,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {

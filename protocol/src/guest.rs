@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{check_len, decode_postcard, encode_postcard, encode_raw};
-use crate::limits::{ERROR_BODY_MAX, STRING_MAX, XRAY_CAUSE_MAX};
+use crate::limits::{
+    ERROR_BODY_MAX, EXTENSION_ERROR_MAX, EXTENSION_NAME_MAX, STRING_MAX, XRAY_CAUSE_MAX,
+};
 use crate::{FrameError, InvocationId, Kind};
 
 /// A frame from PID 1. Times are nanoseconds of the guest's `CLOCK_MONOTONIC`, which starts with its kernel: they are for
@@ -14,7 +16,7 @@ pub enum GuestFrame<'a> {
     Hello(Hello),
     /// A phase of the start began.
     Phase(Phase),
-    /// The runtime asked for its first invocation: the init phase is over.
+    /// The runtime asked for its first invocation and every extension for its first event: the init phase is over.
     Ready(Phase),
     /// The runtime began to answer.
     ResponseStart(ResponseStart<'a>),
@@ -24,14 +26,23 @@ pub enum GuestFrame<'a> {
     ResponseEnd(ResponseEnd<'a>),
     /// The runtime reported an error instead of an answer, or of its init phase.
     RuntimeError(RuntimeError<'a>),
-    /// The runtime is done with the invocation: it asked for the next one.
+    /// Runtime and extensions are done with the invocation: each asked for what comes next. Nothing has to run until then.
     Done(Done),
     /// The runtime's process is gone.
     RuntimeExited(RuntimeExited),
-    /// What the runtime wrote.
+    /// What the runtime or an extension wrote.
     Log(LogStream, &'a [u8]),
     /// PID 1 cannot go on; the microVM powers off after this frame.
     Fault(Fault<'a>),
+    /// How an extension came out of the init phase (`platform.extension`).
+    Extension(Extension<'a>),
+    /// An extension failed, and with it everything else: runtime and extensions are being ended.
+    ExtensionExited(ExtensionExited<'a>),
+    /// An extension subscribed to telemetry (`platform.telemetrySubscription`, `platform.logsSubscription`).
+    Subscription(Subscription<'a>),
+    /// No process of the function's is left; the next `Invoke` starts them again. The end of every `Reset`, and of what
+    /// followed a `RuntimeExited` or an `ExtensionExited`.
+    Down(Down),
 }
 
 /// The first frame of a guest.
@@ -59,8 +70,12 @@ pub enum PhaseName {
     Configured,
     /// The runtime's process was started.
     RuntimeStarted,
-    /// The runtime asked for its first invocation.
+    /// The runtime asked for its first invocation; told when extensions are still to follow.
     RuntimeReady,
+    /// External extensions were started; the runtime waits until all have registered.
+    ExtensionsStarted,
+    /// Runtime and extensions are ready: the name of [`GuestFrame::Ready`].
+    InitOver,
 }
 
 /// The head of an answer.
@@ -136,6 +151,10 @@ pub struct Done {
     pub id: InvocationId,
     /// From handing out the request to the end of the answer, in nanoseconds.
     pub duration_ns: u64,
+    /// From handing out the request to the runtime's asking for the next one, in nanoseconds.
+    pub runtime_ns: u64,
+    /// From then until the last extension was done too, in nanoseconds (`PostRuntimeExtensionsDuration`); 0 without any.
+    pub extensions_ns: u64,
     /// The most memory that the runtime's cgroup held so far, in bytes.
     pub memory_peak_bytes: u64,
 }
@@ -172,6 +191,98 @@ pub enum LogStream {
     Stderr = 2,
     /// PID 1 itself.
     Init = 3,
+    /// An external extension's standard output or error.
+    Extension = 4,
+}
+
+/// An extension at the end of the init phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extension<'a> {
+    /// Its full name.
+    pub name: &'a str,
+    /// `Started`, `Registered`, `Ready`, `InitError`, `ExitError` or `LaunchError`.
+    pub state: &'a str,
+    /// What it registered for.
+    pub events: ExtensionEvents,
+    /// What it reported as its error, or why it could not be started; may be empty.
+    pub error_type: &'a str,
+}
+
+/// The events that an extension registered for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtensionEvents {
+    /// `INVOKE`
+    pub invoke: bool,
+    /// `SHUTDOWN`
+    pub shutdown: bool,
+}
+
+/// The failure of an extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtensionExited<'a> {
+    /// Its full name.
+    pub name: &'a str,
+    /// What the failure counts as.
+    pub fault: ExtensionFault,
+    /// How its process ended; nothing if it never ran.
+    pub status: Option<ExitStatus>,
+    /// The invocation that was under way.
+    pub id: Option<InvocationId>,
+}
+
+/// What the failure of an extension counts as: the error type of the invocation that it took with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExtensionFault {
+    /// It could not be started.
+    LaunchError,
+    /// It reported an error of its init phase, and ended.
+    InitError,
+    /// It reported an error, and ended.
+    ExitError,
+    /// It ended without a word.
+    Crash,
+}
+
+impl ExtensionFault {
+    /// The error type.
+    #[must_use]
+    pub fn error_type(self) -> &'static str {
+        match self {
+            Self::LaunchError => "Extension.LaunchError",
+            Self::InitError => "Extension.InitError",
+            Self::ExitError => "Extension.ExitError",
+            Self::Crash => "Extension.Crash",
+        }
+    }
+}
+
+/// A subscription to telemetry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscription<'a> {
+    /// The extension's full name.
+    pub name: &'a str,
+    /// Whether it came by the Logs API, which the Telemetry API supersedes.
+    pub legacy: bool,
+    /// What it subscribed to.
+    pub types: TelemetryTypes,
+}
+
+/// The streams of the Telemetry API.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TelemetryTypes {
+    /// `platform`
+    pub platform: bool,
+    /// `function`
+    pub function: bool,
+    /// `extension`
+    pub extension: bool,
+}
+
+/// The end of a function's last process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Down {
+    /// When PID 1 saw it.
+    pub at_ns: u64,
 }
 
 /// Why PID 1 cannot go on.
@@ -225,6 +336,10 @@ impl<'a> GuestFrame<'a> {
             Self::RuntimeExited(body) => encode_postcard(Kind::RuntimeExited, body, buffer),
             Self::Log(stream, bytes) => encode_raw(Kind::Log, [&[*stream as u8], bytes], buffer),
             Self::Fault(body) => encode_postcard(Kind::Fault, body, buffer),
+            Self::Extension(body) => encode_postcard(Kind::Extension, body, buffer),
+            Self::ExtensionExited(body) => encode_postcard(Kind::ExtensionExited, body, buffer),
+            Self::Subscription(body) => encode_postcard(Kind::Subscription, body, buffer),
+            Self::Down(body) => encode_postcard(Kind::Down, body, buffer),
         }
     }
 
@@ -245,6 +360,10 @@ impl<'a> GuestFrame<'a> {
             Kind::RuntimeExited => Self::RuntimeExited(decode_postcard(kind, body)?),
             Kind::Log => Self::decode_log(body)?,
             Kind::Fault => Self::Fault(decode_postcard(kind, body)?),
+            Kind::Extension => Self::Extension(decode_postcard(kind, body)?),
+            Kind::ExtensionExited => Self::ExtensionExited(decode_postcard(kind, body)?),
+            Kind::Subscription => Self::Subscription(decode_postcard(kind, body)?),
+            Kind::Down => Self::Down(decode_postcard(kind, body)?),
             Kind::Configure | Kind::Invoke | Kind::Payload | Kind::Reset | Kind::Shutdown => {
                 return Err(FrameError::WrongSide { kind });
             }
@@ -258,6 +377,7 @@ impl<'a> GuestFrame<'a> {
             [1, bytes @ ..] => Ok(Self::Log(LogStream::Stdout, bytes)),
             [2, bytes @ ..] => Ok(Self::Log(LogStream::Stderr, bytes)),
             [3, bytes @ ..] => Ok(Self::Log(LogStream::Init, bytes)),
+            [4, bytes @ ..] => Ok(Self::Log(LogStream::Extension, bytes)),
             _ => Err(FrameError::Malformed { kind: Kind::Log }),
         }
     }
@@ -275,13 +395,21 @@ impl<'a> GuestFrame<'a> {
                 check_len(body.xray_cause.len(), XRAY_CAUSE_MAX)
             }
             Self::Fault(body) => check_len(body.detail.len(), STRING_MAX),
+            Self::Extension(body) => {
+                check_len(body.name.len(), EXTENSION_NAME_MAX)?;
+                check_len(body.state.len(), EXTENSION_ERROR_MAX)?;
+                check_len(body.error_type.len(), EXTENSION_ERROR_MAX)
+            }
+            Self::ExtensionExited(body) => check_len(body.name.len(), EXTENSION_NAME_MAX),
+            Self::Subscription(body) => check_len(body.name.len(), EXTENSION_NAME_MAX),
             Self::Hello(_)
             | Self::Phase(_)
             | Self::Ready(_)
             | Self::ResponsePayload(_)
             | Self::Done(_)
             | Self::RuntimeExited(_)
-            | Self::Log(..) => Ok(()),
+            | Self::Log(..)
+            | Self::Down(_) => Ok(()),
         }
     }
 }

@@ -17,9 +17,10 @@ pub enum HostFrame<'a> {
     Invoke(Invoke<'a>),
     /// A piece of the request payload.
     Payload(&'a [u8]),
-    /// Kill the runtime; it is started again with the next [`HostFrame::Invoke`]. Answered by `RuntimeExited`.
+    /// End runtime and extensions as a shutdown does; they are started again with the next [`HostFrame::Invoke`]. Answered
+    /// by `RuntimeExited`, if a runtime was there, and then by `Down`.
     Reset(ResetReason),
-    /// End the runtime, then the microVM.
+    /// End runtime and extensions, then the microVM.
     Shutdown(Shutdown),
 }
 
@@ -38,6 +39,8 @@ pub struct Configure<'a> {
     pub mounts: [Option<Mount>; MOUNTS_MAX],
     /// How this environment came to be; the value of `AWS_LAMBDA_INITIALIZATION_TYPE`.
     pub initialization: InitializationType,
+    /// The account's id, for extensions that ask for it (`Lambda-Extension-Accept-Feature: accountId`); may be empty.
+    pub account_id: &'a str,
     /// The function's name.
     pub function_name: &'a str,
     /// The function's version: `$LATEST` or a number.
@@ -114,6 +117,8 @@ pub enum InitializationType {
 pub struct Invoke<'a> {
     /// `Lambda-Runtime-Aws-Request-Id`
     pub id: InvocationId,
+    /// Wall clock: nanoseconds since the Unix epoch, set by PID 1 if its own has drifted; 0 to leave it alone.
+    pub realtime_ns: u64,
     /// `Lambda-Runtime-Deadline-Ms`: milliseconds since the Unix epoch.
     pub deadline_ms: u64,
     /// Bytes of the payload that follows.
@@ -126,11 +131,13 @@ pub struct Invoke<'a> {
     pub client_context: &'a str,
     /// `Lambda-Runtime-Cognito-Identity`, JSON
     pub cognito_identity: &'a str,
+    /// `Lambda-Runtime-Aws-Tenant-Id`
+    pub tenant_id: &'a str,
     /// `Content-Type`; empty for `application/json`
     pub content_type: &'a str,
 }
 
-/// Why the runtime is to be killed.
+/// Why runtime and extensions are to be ended. Extensions are told (`shutdownReason`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ResetReason {
     /// The invocation or the init phase ran out of time.
@@ -139,11 +146,46 @@ pub enum ResetReason {
     Failure,
 }
 
-/// The end of a microVM.
+/// The end of a microVM. Runtime and extensions have 0 ms without extensions, 500 ms with internal ones alone, 2,000 ms with
+/// external ones (CONTRACT 4.2); the runtime has three tenths of that between SIGTERM and SIGKILL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shutdown {
-    /// Milliseconds that the runtime has between SIGTERM and SIGKILL; 0 for SIGKILL at once.
+    /// What extensions are told as `shutdownReason`.
+    pub reason: ShutdownReason,
+    /// The most milliseconds that all of it may take, where that is less than the budget above; 0 for SIGKILL at once.
     pub grace_ms: u32,
+}
+
+/// The values of `shutdownReason` (CONTRACT 4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShutdownReason {
+    /// `spindown`: nothing went wrong.
+    Spindown,
+    /// `timeout`: an invocation or the init phase ran out of time.
+    Timeout,
+    /// `failure`: something failed.
+    Failure,
+}
+
+impl ShutdownReason {
+    /// The text that extensions are told.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Spindown => "spindown",
+            Self::Timeout => "timeout",
+            Self::Failure => "failure",
+        }
+    }
+}
+
+impl From<ResetReason> for ShutdownReason {
+    fn from(reason: ResetReason) -> Self {
+        match reason {
+            ResetReason::Timeout => Self::Timeout,
+            ResetReason::Failure => Self::Failure,
+        }
+    }
 }
 
 impl<'a> HostFrame<'a> {
@@ -183,7 +225,11 @@ impl<'a> HostFrame<'a> {
             | Kind::Done
             | Kind::RuntimeExited
             | Kind::Log
-            | Kind::Fault => return Err(FrameError::WrongSide { kind }),
+            | Kind::Fault
+            | Kind::Extension
+            | Kind::ExtensionExited
+            | Kind::Subscription
+            | Kind::Down => return Err(FrameError::WrongSide { kind }),
         };
         frame.check()?;
         Ok(frame)
@@ -201,6 +247,7 @@ impl<'a> HostFrame<'a> {
 impl Configure<'_> {
     fn check(&self) -> Result<(), FrameError> {
         let texts = [
+            self.account_id,
             self.function_name,
             self.function_version,
             self.handler,
@@ -219,7 +266,7 @@ impl Configure<'_> {
 
 impl Invoke<'_> {
     fn check(&self) -> Result<(), FrameError> {
-        let texts = [self.function_arn, self.trace_id, self.content_type];
+        let texts = [self.function_arn, self.trace_id, self.tenant_id, self.content_type];
         texts.into_iter().try_for_each(|text| check_len(text.len(), STRING_MAX))?;
         check_len(self.client_context.len(), CONTEXT_MAX)?;
         check_len(self.cognito_identity.len(), CONTEXT_MAX)?;

@@ -12,10 +12,11 @@
 //!   | Invoke, Payload* ---------------------->     |
 //!   | <----------------------------- ResponseStart, ResponsePayload*, ResponseEnd
 //!   |                             or RuntimeError  |
-//!   | <----------------------------- Done          |   the runtime asked for /next again
-//!   | Reset --------------------------------->     |   time-out: the runtime is killed
+//!   | <----------------------------- Done          |   runtime and extensions asked for their next event
+//!   | Reset --------------------------------->     |   time-out: the runtime is ended, then the extensions
 //!   | <----------------------------- RuntimeExited |
-//!   | Shutdown ------------------------------>     |   SIGTERM, SIGKILL, power-off
+//!   | <----------------------------- Down          |   nothing runs any more; the next Invoke starts it again
+//!   | Shutdown ------------------------------>     |   SIGTERM, SHUTDOWN events, SIGKILL, power-off
 //! ```
 //!
 //! [`GuestFrame::Log`] may stand between any two frames of the guest. A frame is an eight-byte [`Header`] and a body of at
@@ -37,13 +38,14 @@ mod tests;
 
 pub use frame::{BODY_MAX, FrameError, HEADER_LEN, Header, Kind};
 pub use guest::{
-    Done, ExitStatus, Fault, FaultCode, GuestFrame, Hello, LogStream, Phase, PhaseName,
-    ResponseEnd, ResponseMode, ResponseOutcome, ResponseStart, RuntimeError, RuntimeErrorScope,
-    RuntimeExited,
+    Done, Down, ExitStatus, Extension, ExtensionEvents, ExtensionExited, ExtensionFault, Fault,
+    FaultCode, GuestFrame, Hello, LogStream, Phase, PhaseName, ResponseEnd, ResponseMode,
+    ResponseOutcome, ResponseStart, RuntimeError, RuntimeErrorScope, RuntimeExited, Subscription,
+    TelemetryTypes,
 };
 pub use host::{
     Configure, FileSystem, HostFrame, InitializationType, Invoke, Mount, MountTarget, ResetReason,
-    Shutdown,
+    Shutdown, ShutdownReason,
 };
 pub use id::InvocationId;
 pub use list::{ByteList, ByteListIter};
@@ -53,4 +55,4 @@ pub const AGENT_CID: u32 = 2;
 /// The vsock port on which the agent waits for PID 1.
 pub const AGENT_PORT: u32 = 1024;
 /// The version of this protocol. Agent and PID 1 ship together; a mismatch is a [`FaultCode::ProtocolVersion`].
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;

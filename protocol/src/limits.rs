@@ -24,7 +24,12 @@ pub const ERROR_BODY_MAX: usize = 32 * 1024;
 /// The largest `Lambda-Runtime-Function-XRay-Error-Cause` that is passed on, in bytes; a longer one is dropped.
 pub const XRAY_CAUSE_MAX: usize = 16 * 1024;
 
-// Configure: eight texts, two lists of variables, one of arguments; the numbers need far less than what is left.
-const _: () = assert!(2 * ENVIRONMENT_MAX + ARGUMENTS_MAX + 9 * STRING_MAX < BODY_MAX);
+/// The longest name of an extension in bytes: that of a file.
+pub const EXTENSION_NAME_MAX: usize = 255;
+/// The longest error type of an extension that is passed on, in bytes.
+pub const EXTENSION_ERROR_MAX: usize = 128;
+
+// Configure: nine texts, two lists of variables, one of arguments; the numbers need far less than what is left.
+const _: () = assert!(2 * ENVIRONMENT_MAX + ARGUMENTS_MAX + 10 * STRING_MAX < BODY_MAX);
 const _: () = assert!(ERROR_BODY_MAX + XRAY_CAUSE_MAX + 4 * STRING_MAX < BODY_MAX);
-const _: () = assert!(2 * CONTEXT_MAX + 4 * STRING_MAX < BODY_MAX);
+const _: () = assert!(2 * CONTEXT_MAX + 5 * STRING_MAX < BODY_MAX);

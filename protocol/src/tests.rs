@@ -4,15 +4,16 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::limits::{
-    ARGUMENTS_MAX, CONTEXT_MAX, ENVIRONMENT_MAX, ERROR_BODY_MAX, MOUNTS_MAX, REQUEST_PAYLOAD_MAX,
-    STRING_MAX, XRAY_CAUSE_MAX,
+    ARGUMENTS_MAX, CONTEXT_MAX, ENVIRONMENT_MAX, ERROR_BODY_MAX, EXTENSION_ERROR_MAX,
+    EXTENSION_NAME_MAX, MOUNTS_MAX, REQUEST_PAYLOAD_MAX, STRING_MAX, XRAY_CAUSE_MAX,
 };
 use crate::{
-    BODY_MAX, ByteList, Configure, Done, ExitStatus, Fault, FaultCode, FileSystem, FrameError,
-    GuestFrame, HEADER_LEN, Header, Hello, HostFrame, InitializationType, InvocationId, Invoke,
-    Kind, LogStream, Mount, MountTarget, Phase, PhaseName, ResetReason, ResponseEnd, ResponseMode,
+    BODY_MAX, ByteList, Configure, Done, Down, ExitStatus, Extension, ExtensionEvents,
+    ExtensionExited, ExtensionFault, Fault, FaultCode, FileSystem, FrameError, GuestFrame,
+    HEADER_LEN, Header, Hello, HostFrame, InitializationType, InvocationId, Invoke, Kind,
+    LogStream, Mount, MountTarget, Phase, PhaseName, ResetReason, ResponseEnd, ResponseMode,
     ResponseOutcome, ResponseStart, RuntimeError, RuntimeErrorScope, RuntimeExited, Shutdown,
-    VERSION, fuzz,
+    ShutdownReason, Subscription, TelemetryTypes, VERSION, fuzz,
 };
 
 const ID: InvocationId = InvocationId([
@@ -31,6 +32,7 @@ fn configure() -> Configure<'static> {
         gid: 990,
         mounts,
         initialization: InitializationType::OnDemand,
+        account_id: "123456789012",
         function_name: "hello",
         function_version: "$LATEST",
         handler: "app.handler",
@@ -48,12 +50,14 @@ fn configure() -> Configure<'static> {
 fn invoke() -> Invoke<'static> {
     Invoke {
         id: ID,
+        realtime_ns: 1_790_000_000_000_000_001,
         deadline_ms: 1_790_000_003_000,
         payload_len: REQUEST_PAYLOAD_MAX,
         function_arn: "arn:aws:lambda:eu-central-1:123456789012:function:hello",
         trace_id: "Root=1-5759e988-bd862e3fe1be46a994272793",
         client_context: "{}",
         cognito_identity: "",
+        tenant_id: "blue",
         content_type: "application/json",
     }
 }
@@ -66,7 +70,8 @@ fn host_examples() -> Vec<HostFrame<'static>> {
         HostFrame::Payload(b"{\"a\":1}"),
         HostFrame::Reset(ResetReason::Timeout),
         HostFrame::Reset(ResetReason::Failure),
-        HostFrame::Shutdown(Shutdown { grace_ms: 300 }),
+        HostFrame::Shutdown(Shutdown { reason: ShutdownReason::Spindown, grace_ms: 300 }),
+        HostFrame::Shutdown(Shutdown { reason: ShutdownReason::Timeout, grace_ms: 0 }),
     ]
 }
 
@@ -99,7 +104,13 @@ fn guest_examples() -> Vec<GuestFrame<'static>> {
             body: b"",
             xray_cause: b"{}",
         }),
-        GuestFrame::Done(Done { id: ID, duration_ns: 5, memory_peak_bytes: 6 }),
+        GuestFrame::Done(Done {
+            id: ID,
+            duration_ns: 5,
+            runtime_ns: 6,
+            extensions_ns: 7,
+            memory_peak_bytes: 8,
+        }),
         GuestFrame::RuntimeExited(RuntimeExited {
             status: ExitStatus::Signal(9),
             out_of_memory: true,
@@ -115,7 +126,26 @@ fn guest_examples() -> Vec<GuestFrame<'static>> {
         GuestFrame::Log(LogStream::Stdout, b"line\n"),
         GuestFrame::Log(LogStream::Stderr, b""),
         GuestFrame::Log(LogStream::Init, b"\0"),
+        GuestFrame::Log(LogStream::Extension, b"said"),
         GuestFrame::Fault(Fault { code: FaultCode::Mount, errno: 22, detail: "/tmp" }),
+        GuestFrame::Extension(Extension {
+            name: "watcher",
+            state: "Ready",
+            events: ExtensionEvents { invoke: true, shutdown: false },
+            error_type: "",
+        }),
+        GuestFrame::ExtensionExited(ExtensionExited {
+            name: "watcher",
+            fault: ExtensionFault::Crash,
+            status: Some(ExitStatus::Code(3)),
+            id: Some(ID),
+        }),
+        GuestFrame::Subscription(Subscription {
+            name: "watcher",
+            legacy: true,
+            types: TelemetryTypes { platform: true, function: false, extension: true },
+        }),
+        GuestFrame::Down(Down { at_ns: 9 }),
     ]
 }
 
@@ -177,8 +207,12 @@ fn every_frame_survives_the_way() {
 
 #[test]
 fn the_bytes_of_a_frame_do_not_change_unnoticed() {
-    let bytes = encode_host(&HostFrame::Shutdown(Shutdown { grace_ms: 300 })).unwrap();
-    assert_eq!(bytes, [0x05, 0, 0, 0, 2, 0, 0, 0, 0xac, 0x02]);
+    let bytes = encode_host(&HostFrame::Shutdown(Shutdown {
+        reason: ShutdownReason::Failure,
+        grace_ms: 300,
+    }))
+    .unwrap();
+    assert_eq!(bytes, [0x05, 0, 0, 0, 3, 0, 0, 0, 2, 0xac, 0x02]);
     let bytes = encode_guest(&GuestFrame::Log(LogStream::Stderr, b"x\n")).unwrap();
     assert_eq!(bytes, [0x8a, 0, 0, 0, 3, 0, 0, 0, 2, b'x', b'\n']);
     let hello = GuestFrame::Hello(Hello { version: 1, started_ns: 128 });
@@ -199,7 +233,7 @@ fn kinds_are_known_or_refused() {
             }
         })
         .collect();
-    assert_eq!(known, (0x01..=0x05).chain(0x81..=0x8b).collect::<Vec<_>>());
+    assert_eq!(known, (0x01..=0x05).chain(0x81..=0x8f).collect::<Vec<_>>());
 }
 
 #[test]
@@ -268,9 +302,12 @@ fn bodies_cut_short_or_with_something_behind_are_refused() {
 fn values_that_do_not_exist_are_refused() {
     let cases: &[(Kind, &[u8])] = &[
         (Kind::Log, &[0, b'x']),
-        (Kind::Log, &[4, b'x']),
+        (Kind::Log, &[5, b'x']),
         (Kind::Reset, &[2]),
-        (Kind::Phase, &[3, 0]),
+        (Kind::Phase, &[5, 0]),
+        (Kind::Shutdown, &[3, 0]),
+        (Kind::ExtensionExited, &[0, 4, 0, 0]),
+        (Kind::Subscription, &[0, 2, 0, 0, 0]),
         // A version above 65,535, and a number of more than ten bytes.
         (Kind::Hello, &[0x80, 0x80, 0x04, 0]),
         (Kind::Hello, &[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02]),
@@ -353,6 +390,13 @@ fn check_guest_limit(max: usize, with: impl Fn(&'static [u8]) -> GuestFrame<'sta
             (Kind::RuntimeError, postcard::to_extend(&body, Vec::new()))
         }
         GuestFrame::Fault(body) => (Kind::Fault, postcard::to_extend(&body, Vec::new())),
+        GuestFrame::Extension(body) => (Kind::Extension, postcard::to_extend(&body, Vec::new())),
+        GuestFrame::ExtensionExited(body) => {
+            (Kind::ExtensionExited, postcard::to_extend(&body, Vec::new()))
+        }
+        GuestFrame::Subscription(body) => {
+            (Kind::Subscription, postcard::to_extend(&body, Vec::new()))
+        }
         _ => panic!("a frame without limited fields"),
     };
     assert_eq!(GuestFrame::decode(kind, &body.unwrap()), Err(too_long));
@@ -365,7 +409,8 @@ fn text(bytes: &[u8]) -> &str {
 #[test]
 fn texts_of_the_host_are_limited() {
     type Set = fn(&mut Configure<'static>, &'static str);
-    let fields: [Set; 8] = [
+    let fields: [Set; 9] = [
+        |it, text| it.account_id = text,
         |it, text| it.function_name = text,
         |it, text| it.function_version = text,
         |it, text| it.handler = text,
@@ -383,7 +428,8 @@ fn texts_of_the_host_are_limited() {
         });
     }
     type SetInvoke = fn(&mut Invoke<'static>, &'static str);
-    let fields: [(usize, SetInvoke); 5] = [
+    let fields: [(usize, SetInvoke); 6] = [
+        (STRING_MAX, |it, text| it.tenant_id = text),
         (STRING_MAX, |it, text| it.function_arn = text),
         (STRING_MAX, |it, text| it.trace_id = text),
         (STRING_MAX, |it, text| it.content_type = text),
@@ -426,6 +472,26 @@ fn texts_and_errors_of_the_guest_are_limited() {
         GuestFrame::RuntimeError(RuntimeError { xray_cause: it, ..error })
     });
     check_guest_limit(STRING_MAX, |it| GuestFrame::Fault(Fault { detail: text(it), ..fault }));
+    let extension =
+        Extension { name: "", state: "", events: ExtensionEvents::default(), error_type: "" };
+    check_guest_limit(EXTENSION_NAME_MAX, |it| {
+        GuestFrame::Extension(Extension { name: text(it), ..extension })
+    });
+    check_guest_limit(EXTENSION_ERROR_MAX, |it| {
+        GuestFrame::Extension(Extension { state: text(it), ..extension })
+    });
+    check_guest_limit(EXTENSION_ERROR_MAX, |it| {
+        GuestFrame::Extension(Extension { error_type: text(it), ..extension })
+    });
+    let fault = ExtensionFault::Crash;
+    check_guest_limit(EXTENSION_NAME_MAX, |it| {
+        let name = text(it);
+        GuestFrame::ExtensionExited(ExtensionExited { name, fault, status: None, id: None })
+    });
+    check_guest_limit(EXTENSION_NAME_MAX, |it| {
+        let types = TelemetryTypes::default();
+        GuestFrame::Subscription(Subscription { name: text(it), legacy: false, types })
+    });
 }
 
 #[test]
@@ -508,6 +574,7 @@ fn the_largest_frames_fit() {
             gid: u32::MAX,
             mounts: [Some(mount); MOUNTS_MAX],
             initialization: InitializationType::SnapStart,
+            account_id: &longest,
             function_name: &longest,
             function_version: &longest,
             handler: &longest,
@@ -522,12 +589,14 @@ fn the_largest_frames_fit() {
         }),
         HostFrame::Invoke(Invoke {
             id: InvocationId([255; 16]),
+            realtime_ns: u64::MAX,
             deadline_ms: u64::MAX,
             payload_len: REQUEST_PAYLOAD_MAX,
             function_arn: &longest,
             trace_id: &longest,
             client_context: &context,
             cognito_identity: &context,
+            tenant_id: &longest,
             content_type: &longest,
         }),
     ];
@@ -594,7 +663,7 @@ proptest! {
     fn any_configuration_survives_the_way(
         numbers in any::<(u64, u64, u32, u32)>(),
         mounts in proptest::array::uniform8(any_mount()),
-        texts in proptest::array::uniform8(any_text(STRING_MAX)),
+        texts in proptest::array::uniform9(any_text(STRING_MAX)),
         lists in proptest::array::uniform3(any_list()),
     ) {
         let frame = HostFrame::Configure(Configure {
@@ -604,6 +673,7 @@ proptest! {
             gid: numbers.3,
             mounts,
             initialization: InitializationType::ProvisionedConcurrency,
+            account_id: &texts[8],
             function_name: &texts[0],
             function_version: &texts[1],
             handler: &texts[2],
@@ -626,16 +696,18 @@ proptest! {
         id in any::<[u8; 16]>(),
         deadline_ms in any::<u64>(),
         payload_len in 0..=REQUEST_PAYLOAD_MAX,
-        texts in proptest::array::uniform5(any_text(STRING_MAX)),
+        texts in proptest::array::uniform6(any_text(STRING_MAX)),
     ) {
         let frame = HostFrame::Invoke(Invoke {
             id: InvocationId(id),
+            realtime_ns: deadline_ms.wrapping_mul(3),
             deadline_ms,
             payload_len,
             function_arn: &texts[0],
             trace_id: &texts[1],
             client_context: &texts[2],
             cognito_identity: &texts[3],
+            tenant_id: &texts[5],
             content_type: &texts[4],
         });
         let bytes = encode_host(&frame).unwrap();
@@ -668,12 +740,21 @@ proptest! {
             GuestFrame::RuntimeError(RuntimeError {
                 scope: RuntimeErrorScope::Invocation(id), error_type, body, xray_cause: &xray_cause,
             }),
-            GuestFrame::Done(Done { id, duration_ns: a, memory_peak_bytes: b }),
+            GuestFrame::Done(Done {
+                id, duration_ns: a, runtime_ns: b, extensions_ns: a, memory_peak_bytes: b,
+            }),
             GuestFrame::RuntimeExited(RuntimeExited {
                 status, out_of_memory: flag, memory_peak_bytes: b, id: flag.then_some(id),
             }),
             GuestFrame::Log(LogStream::Stdout, body),
             GuestFrame::Fault(Fault { code: FaultCode::Cgroup, errno, detail: error_type }),
+            GuestFrame::ExtensionExited(ExtensionExited {
+                name: "n",
+                fault: ExtensionFault::ExitError,
+                status: flag.then_some(status),
+                id: flag.then_some(id),
+            }),
+            GuestFrame::Down(Down { at_ns: b }),
         ] {
             let bytes = encode_guest(&frame).unwrap();
             let (header, body) = split(&bytes);
@@ -683,7 +764,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_decoded_or_refused(
-        kind in prop_oneof![0x01u8..=0x05, 0x81u8..=0x8b, any::<u8>()],
+        kind in prop_oneof![0x01u8..=0x05, 0x81u8..=0x8f, any::<u8>()],
         head in any::<[u8; 7]>(),
         body in vec(prop_oneof![0u8..4, any::<u8>()], 0..400),
     ) {
@@ -695,7 +776,7 @@ proptest! {
     }
 
     #[test]
-    fn a_flipped_bit_is_a_frame_or_refused(which in 0usize..22, bit in any::<prop::sample::Index>()) {
+    fn a_flipped_bit_is_a_frame_or_refused(which in 0usize..28, bit in any::<prop::sample::Index>()) {
         let mut bytes = examples()[which].clone();
         let bit = bit.index(bytes.len() * 8);
         bytes[bit / 8] ^= 1 << (bit % 8);

@@ -220,7 +220,7 @@ impl Server<'_> {
         match next {
             Next::InitDone => {
                 let at_ns = facts.now_ns();
-                let name = PhaseName::RuntimeReady;
+                let name = PhaseName::InitOver;
                 self.outbox.push(&GuestFrame::Ready(StartPhase { name, at_ns }));
             }
             Next::InvocationDone => {
@@ -229,6 +229,8 @@ impl Server<'_> {
                     self.outbox.push(&GuestFrame::Done(Done {
                         id,
                         duration_ns,
+                        runtime_ns: duration_ns,
+                        extensions_ns: 0,
                         memory_peak_bytes,
                     }));
                 }

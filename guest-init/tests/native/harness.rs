@@ -17,7 +17,7 @@ use votive_init::worker::{Descriptors, Ending, Output, Platform, Problem, Worker
 use votive_protocol::limits::MOUNTS_MAX;
 use votive_protocol::{
     ByteList, Configure, ExitStatus, GuestFrame, HEADER_LEN, Header, HostFrame, InitializationType,
-    InvocationId, Invoke, Kind, ResetReason, Shutdown,
+    InvocationId, Invoke, Kind, ResetReason, Shutdown, ShutdownReason,
 };
 
 /// How long a frame is waited for. Nothing here takes nearly as long; a test that runs into it has failed.
@@ -248,6 +248,7 @@ impl Harness {
             gid: 990,
             mounts: [None; MOUNTS_MAX],
             initialization: InitializationType::OnDemand,
+            account_id: "012345678912",
             function_name: "test_function",
             function_version: "$LATEST",
             handler,
@@ -275,12 +276,14 @@ impl Harness {
         let id = InvocationId([0xa0 | self.invocations; 16]);
         self.send(&HostFrame::Invoke(Invoke {
             id,
+            realtime_ns: 0,
             deadline_ms: 1_700_000_000_000,
             payload_len: payload.len() as u64,
             function_arn: "arn:aws:lambda:us-east-1:012345678912:function:test_function",
             trace_id: "",
             client_context: "",
             cognito_identity: "",
+            tenant_id: "",
             content_type: "",
         }));
         for piece in payload.chunks(votive_protocol::BODY_MAX) {
@@ -314,7 +317,7 @@ impl Harness {
 
     /// Ends the loop and says how it ended.
     pub(crate) fn shut_down(mut self, grace_ms: u32) -> Ending {
-        self.send(&HostFrame::Shutdown(Shutdown { grace_ms }));
+        self.send(&HostFrame::Shutdown(Shutdown { reason: ShutdownReason::Spindown, grace_ms }));
         self.thread.take().unwrap().join().unwrap()
     }
 
