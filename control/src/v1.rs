@@ -8,3 +8,6 @@
 )]
 
 tonic::include_proto!("votive.worker.v1");
+
+/// The descriptions of all messages and services with their comments: a `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
