@@ -2,13 +2,17 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use kvm_ioctls::VcpuFd;
 
 use crate::bootparams::{self, BootParamsError};
 use crate::bus::Bus;
 use crate::console::{self, Console, ConsoleError};
+use crate::control::ControlSocket;
+use crate::deadline::Deadline;
 use crate::descriptor::{self, Access, FileRef, adopt};
 use crate::exit::{Exit, ExitReason};
 use crate::kernel::{self, KernelError};
@@ -18,6 +22,7 @@ use crate::machine::{Machine, MachineError, Parts, Subscriber};
 use crate::marks::Marks;
 use crate::memory::{GuestRam, LowMemory, MemoryError};
 use crate::mptable;
+use crate::pause::{Gate, ImmediateExit};
 use crate::registers::{self, RegistersError};
 use crate::signals::{self, Signals};
 use crate::spec::{KernelMemory, ValidSpec, VsockSpec};
@@ -93,19 +98,26 @@ pub enum BootError {
     /// vCPU state.
     #[error("cannot set up the vcpus")]
     Registers(#[from] RegistersError),
+    /// What pauses vCPUs.
+    #[error("cannot prepare pauses")]
+    Pause(#[source] io::Error),
     /// The main loop.
     #[error("cannot make the main loop")]
     Machine(#[from] MachineError),
 }
 
-/// Makes the machine that `spec` describes; `start_ns` is when this process began.
+/// Makes the machine that `spec` describes; `start_ns` is when this process began. The deadline has been set.
 ///
 /// The virtual machine comes before everything large, and its memory before everything on its I/O
 /// bus: [`crate::kvm`] says why.
 ///
 /// # Errors
 /// The first step that failed.
-pub fn boot(spec: ValidSpec, start_ns: u64) -> Result<Machine, BootError> {
+pub fn boot(
+    spec: ValidSpec,
+    start_ns: u64,
+    deadline: Option<Deadline>,
+) -> Result<Machine, BootError> {
     let signals = Signals::take().map_err(BootError::Signals)?;
     signals::explain_lost_pages().map_err(BootError::Signals)?;
     let exit = Arc::new(Exit::new().map_err(BootError::Exit)?);
@@ -130,11 +142,22 @@ pub fn boot(spec: ValidSpec, start_ns: u64) -> Result<Machine, BootError> {
     ram.write(EBDA, &mptable::table(files.vcpus))?;
     registers::configure(&vcpus, &host, &ram, kernel.entry)?;
 
+    let gate = files.control.is_some().then(|| gate(&vcpus)).transpose()?;
     let bus = Arc::new(Bus::new(marks, attached.console, attached.windows));
-    let vcpu = |(index, fd)| Vcpu::new(index, fd, Arc::clone(&bus), Arc::clone(&exit));
+    let vcpu =
+        |(index, fd)| Vcpu::new(index, fd, Arc::clone(&bus), Arc::clone(&exit), gate.clone());
     let vcpus = (0..).zip(vcpus).map(vcpu).collect();
-    let parts = Parts { vm, vcpus, bus, exit, signals, devices: attached.subscribers, socket };
+    let devices = attached.subscribers;
+    let control = files.control.zip(gate);
+    let parts = Parts { vm, vcpus, bus, exit, signals, devices, socket, control, deadline };
     Ok(Machine::new(parts)?)
+}
+
+/// What all vCPUs wait at when the control channel says so.
+fn gate(vcpus: &[VcpuFd]) -> Result<Arc<Gate>, BootError> {
+    signals::let_kicks_through().map_err(BootError::Pause)?;
+    let flags: io::Result<Vec<_>> = vcpus.iter().map(ImmediateExit::of).collect();
+    flags.and_then(Gate::new).map(Arc::new).map_err(BootError::Pause)
 }
 
 fn low_memory(kernel: KernelMemory) -> LowMemory {
@@ -150,6 +173,7 @@ struct Files {
     kernel_memory: KernelMemory,
     initrd: Option<File>,
     marks: Option<File>,
+    control: Option<ControlSocket>,
     vcpus: u8,
     memory_bytes: u64,
     cmdline: String,
@@ -172,6 +196,7 @@ impl Files {
         let kernel = open("kernel", &spec.kernel, Access::Read)?;
         let initrd = optional("initrd", spec.initrd, Access::Read)?;
         let marks = optional("marks", spec.marks, Access::Append)?;
+        let control = spec.control.map(open_control).transpose()?;
         let disk = |(index, disk): (usize, crate::spec::DiskSpec)| {
             let access = if disk.read_only { Access::Read } else { Access::ReadWrite };
             open("disk", &disk.file, access).map(|file| BlockSpec {
@@ -188,13 +213,29 @@ impl Files {
         };
         let (vcpus, memory_bytes, cmdline) = (spec.vcpus, spec.memory_bytes, spec.cmdline);
         let kernel_memory = spec.kernel_memory;
-        Ok(Self { kernel, kernel_memory, initrd, marks, vcpus, memory_bytes, cmdline, devices })
+        let files = Self {
+            kernel,
+            kernel_memory,
+            initrd,
+            marks,
+            control,
+            vcpus,
+            memory_bytes,
+            cmdline,
+            devices,
+        };
+        Ok(files)
     }
 }
 
 fn open(field: &'static str, file: &FileRef, access: Access) -> Result<File, BootError> {
     let failed = |source| BootError::Open { field, name: file.to_string(), source };
     file.open(access).map_err(failed)
+}
+
+fn open_control(fd: RawFd) -> Result<ControlSocket, BootError> {
+    let socket = adopt(fd).and_then(|file| ControlSocket::new(OwnedFd::from(file)));
+    socket.map_err(|source| BootError::Open { field: "control", name: format!("fd:{fd}"), source })
 }
 
 fn open_vsock(spec: VsockSpec) -> Result<vsock::VsockSpec, BootError> {

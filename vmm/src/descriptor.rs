@@ -28,6 +28,8 @@ pub enum Access {
     Read,
     /// For reading and writing.
     ReadWrite,
+    /// For writing, not made when it does not exist.
+    Write,
     /// For appending, made when it does not exist.
     Append,
 }
@@ -46,6 +48,7 @@ impl FileRef {
                 match access {
                     Access::Read => options.read(true),
                     Access::ReadWrite => options.read(true).write(true),
+                    Access::Write => options.write(true),
                     Access::Append => options.append(true).create(true),
                 };
                 options.custom_flags(libc::O_NONBLOCK);

@@ -33,6 +33,10 @@ pub enum ExitReason {
         /// Which one and why.
         what: String,
     },
+    /// The deadline of `--deadline` passed.
+    DeadlinePassed,
+    /// The other end of the control channel is gone.
+    ControlClosed,
     /// A signal asked this process to end.
     Signal {
         /// Its number.
@@ -49,6 +53,8 @@ impl ExitReason {
             Self::GuestStopped { .. } | Self::TripleFault { .. } => 3,
             Self::VcpuFailed { .. } => 4,
             Self::WorkerDied { .. } => 5,
+            Self::DeadlinePassed => 6,
+            Self::ControlClosed => 7,
             Self::Signal { number } => 128 | number,
         }
     }
@@ -62,6 +68,8 @@ impl fmt::Display for ExitReason {
             Self::TripleFault { vcpu } => write!(f, "guest reset or triple fault on vcpu {vcpu}"),
             Self::VcpuFailed { vcpu, failure } => write!(f, "vcpu {vcpu} failed: {failure}"),
             Self::WorkerDied { what } => write!(f, "device worker died: {what}"),
+            Self::DeadlinePassed => write!(f, "deadline passed"),
+            Self::ControlClosed => write!(f, "control channel closed"),
             Self::Signal { number } => write!(f, "ended by signal {number}"),
         }
     }

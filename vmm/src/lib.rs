@@ -10,9 +10,13 @@ pub mod limits;
 pub mod spec;
 
 pub mod boot;
+pub mod cgroup;
+pub mod control;
+pub mod deadline;
 pub mod exit;
 pub mod machine;
 pub mod parent;
+pub mod pause;
 pub mod probe;
 pub mod signals;
 

@@ -1,6 +1,7 @@
 //! The machine while it runs: the main thread's event loop, until someone gives a reason to end.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,9 +9,12 @@ use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, Subscrib
 use vmm_sys_util::epoll::EventSet;
 
 use crate::bus::Bus;
+use crate::control::{Control, ControlSocket};
+use crate::deadline::Deadline;
 use crate::exit::{Exit, ExitReason};
 use crate::kvm::{KvmCall, Ready, Vm};
 use crate::limits::EVENTS_PER_TURN;
+use crate::pause::{Gate, Pause};
 use crate::signals::Signals;
 use crate::vcpu::Vcpu;
 
@@ -44,6 +48,10 @@ pub struct Parts {
     pub devices: Vec<Subscriber>,
     /// The Unix socket that its vsock device listens on.
     pub socket: Option<PathBuf>,
+    /// Where commands come from, and what its vCPUs wait at when one says so.
+    pub control: Option<(ControlSocket, Arc<Gate>)>,
+    /// When it ends at the latest.
+    pub deadline: Option<Deadline>,
 }
 
 /// A machine that has been made whole and not been started.
@@ -55,6 +63,7 @@ pub struct Machine {
     bus: Arc<Bus>,
     exit: Arc<Exit>,
     socket: Option<PathBuf>,
+    control: Option<(ControlSocket, Arc<Gate>)>,
 }
 
 impl Machine {
@@ -63,15 +72,16 @@ impl Machine {
     /// # Errors
     /// When the kernel gives no epoll descriptor.
     pub fn new(parts: Parts) -> Result<Self, MachineError> {
-        let Parts { vm, vcpus, bus, exit, signals, devices, socket } = parts;
+        let Parts { vm, vcpus, bus, exit, signals, devices, socket, control, deadline } = parts;
         let mut events =
             EventManager::new_with_capacity(EVENTS_PER_TURN).map_err(MachineError::Events)?;
-        events.add_subscriber(Box::new(Ending { exit: Arc::clone(&exit), signals }) as Subscriber);
+        let ending = Ending { exit: Arc::clone(&exit), signals, deadline };
+        events.add_subscriber(Box::new(ending) as Subscriber);
         for device in devices {
             events.add_subscriber(device);
         }
         bus.marks().machine();
-        Ok(Self { vm, events, vcpus, bus, exit, socket })
+        Ok(Self { vm, events, vcpus, bus, exit, socket, control })
     }
 
     /// Runs the guest until there is a reason to end.
@@ -79,8 +89,14 @@ impl Machine {
     /// # Errors
     /// When a thread cannot be started, or waiting fails.
     pub fn run(&mut self) -> Result<ExitReason, MachineError> {
+        let mut threads = Vec::with_capacity(self.vcpus.len());
         for vcpu in self.vcpus.drain(..) {
-            vcpu.start().map_err(MachineError::Start)?;
+            threads.push(vcpu.start().map_err(MachineError::Start)?);
+        }
+        if let Some((socket, gate)) = self.control.take() {
+            let pause = Pause::new(gate, threads);
+            let control = Control::new(socket, pause, Arc::clone(&self.exit));
+            self.events.add_subscriber(Box::new(control) as Subscriber);
         }
         loop {
             self.events.run().map_err(MachineError::Events)?;
@@ -120,24 +136,26 @@ impl Drop for Machine {
 struct Ending {
     exit: Arc<Exit>,
     signals: Signals,
+    deadline: Option<Deadline>,
 }
 
 impl MutEventSubscriber for Ending {
     fn process(&mut self, events: Events, _: &mut EventOps) {
-        if events.fd() != std::os::fd::AsRawFd::as_raw_fd(self.signals.event()) {
-            // The main loop looks at the reason after every turn.
-            return;
-        }
-        while let Some(number) = self.signals.next() {
-            self.exit.end(ExitReason::Signal { number });
+        // The main loop looks at the reason after every turn.
+        if events.fd() == self.signals.event().as_raw_fd() {
+            while let Some(number) = self.signals.next() {
+                self.exit.end(ExitReason::Signal { number });
+            }
+        } else if self.deadline.as_ref().is_some_and(Deadline::take) {
+            self.exit.end(ExitReason::DeadlinePassed);
         }
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        for events in [
-            Events::new(self.exit.event(), EventSet::IN),
-            Events::new(self.signals.event(), EventSet::IN),
-        ] {
+        let deadline = self.deadline.as_ref().map(|deadline| deadline.event().as_raw_fd());
+        let ends = [self.exit.event().as_raw_fd(), self.signals.event().as_raw_fd()];
+        for fd in ends.into_iter().chain(deadline) {
+            let events = Events::new_raw(fd, EventSet::IN);
             if let Err(error) = ops.add(events) {
                 self.exit.end(ExitReason::WorkerDied { what: format!("main loop: {error:?}") });
             }

@@ -1,9 +1,11 @@
 //! The program: arguments to spec, spec to machine, machine to exit code. One line on standard error says why.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use votive_vmm::boot::boot;
-use votive_vmm::exit::one_line;
+use votive_vmm::deadline::{self, Deadline};
+use votive_vmm::exit::{ExitReason, one_line};
 use votive_vmm::marks::monotonic_ns;
 use votive_vmm::spec::{HELP, Request, ValidSpec, VmSpec};
 
@@ -29,10 +31,22 @@ fn main() -> ExitCode {
 }
 
 fn run(spec: ValidSpec, start_ns: u64) -> ExitCode {
+    // While there is one thread and nothing that would have to be charged anew.
+    if let Some(Err(error)) = spec.cgroup.as_ref().map(votive_vmm::cgroup::join) {
+        return end(&format!("--cgroup: {error}"), SETUP_FAILED);
+    }
     if let Some(Err(error)) = spec.parent.map(votive_vmm::parent::die_with) {
         return end(&format!("--parent: {error}"), SETUP_FAILED);
     }
-    let mut machine = match boot(spec, start_ns) {
+    let deadline = match spec.deadline_ns.map(Deadline::set).transpose() {
+        Ok(deadline) => deadline,
+        Err(error) => return end(&format!("--deadline: {error}"), SETUP_FAILED),
+    };
+    if deadline.as_ref().is_some_and(Deadline::has_passed) {
+        let reason = ExitReason::DeadlinePassed;
+        return end(&reason.to_string(), reason.code());
+    }
+    let mut machine = match boot(spec, start_ns, deadline) {
         Ok(machine) => machine,
         Err(error) => return end(&one_line(&error), SETUP_FAILED),
     };
@@ -43,7 +57,9 @@ fn run(spec: ValidSpec, start_ns: u64) -> ExitCode {
 }
 
 fn end(reason: &str, code: u8) -> ExitCode {
-    eprintln!("votive-vmm: {reason}");
+    // Whoever would read the line may be gone, or not reading: the exit code counts.
+    let _ = deadline::end_soon(code);
+    let _ = std::io::stderr().write_all(format!("votive-vmm: {reason}\n").as_bytes());
     ExitCode::from(code)
 }
 

@@ -1,4 +1,5 @@
-//! Signals: the ones that ask for an end become an event; a lost page of a mapped file becomes a reason.
+//! Signals: the ones that ask for an end become an event, one wakes a vCPU's thread from the guest, and a lost page of a mapped
+//! file becomes a reason.
 #![expect(unsafe_code, reason = "signal masks, signalfd and a SIGBUS handler")]
 
 use std::fs::File;
@@ -17,7 +18,8 @@ pub struct Signals(File);
 
 impl Signals {
     /// Blocks the signals that ask for an end, for this thread and all threads it will start, and takes
-    /// them as events instead. Must be called before the first thread is started.
+    /// them as events instead. All others are let through, whatever the parent blocked: kicks and the
+    /// deadline must arrive. Must be called before the first thread is started.
     ///
     /// # Errors
     /// The operating system's.
@@ -31,7 +33,7 @@ impl Signals {
         }
         // SAFETY: the set is whole; the old mask is not asked for.
         let masked =
-            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut()) };
         if masked != 0 {
             return Err(io::Error::from_raw_os_error(masked));
         }
@@ -59,6 +61,31 @@ impl Signals {
         // ssi_signo is the first field.
         u8::try_from(u32::from_le_bytes([info[0], info[1], info[2], info[3]])).ok()
     }
+}
+
+/// The signal that wakes a vCPU's thread from `KVM_RUN`.
+#[must_use]
+pub fn kick_signal() -> libc::c_int {
+    libc::SIGRTMIN()
+}
+
+/// Gives the kick signal a handler that does nothing: `KVM_RUN` ends with `EINTR`, any other call goes on.
+///
+/// # Errors
+/// The operating system's.
+pub fn let_kicks_through() -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: zeroes are a value of every field: no flags, an empty mask, the default action.
+    let action = unsafe { action.assume_init_mut() };
+    action.sa_sigaction = handler as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: the action is whole and its handler does nothing; the old action is not asked for.
+    if unsafe { libc::sigaction(kick_signal(), action, std::ptr::null_mut()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Says why when a file that was mapped into guest memory has lost a page that a device reads.

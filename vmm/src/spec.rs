@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use crate::descriptor::FileRef;
 use crate::limits::{
@@ -36,6 +37,10 @@ votive-vmm --kernel FILE --vcpus N --memory-mib N [options]
   --rng, --no-rng      an entropy device (the default), or none
   --console FILE       a serial port whose output goes to FILE, or to `stdout`
   --marks FILE         where marks are added, one line each: `NAME MONOTONIC_NS`
+  --control fd:N       a connected stream socket: `p` pauses all vCPUs, `r` resumes them, each answered with
+                       the same byte once done; the microVM ends when the other end is gone
+  --deadline NS        end at NS nanoseconds of CLOCK_BOOTTIME, running or paused
+  --cgroup FILE        join the control group of this cgroup.procs before anything else
   --parent PID         be killed when process PID, the parent, is gone
   --probe-kvm          run no microVM; say in one line of key=value words which kind of KVM there is
   --help, --version
@@ -43,7 +48,8 @@ votive-vmm --kernel FILE --vcpus N --memory-mib N [options]
 FILE may be `fd:N`, an inherited descriptor (N at least 3, each named once).
 
 Exit codes: 0 the guest powered off; 1 set-up failed; 2 the spec is wrong; 3 the guest was reset or
-stopped with a code; 4 a vCPU failed; 5 a device worker died; 128+N ended by signal N.
+stopped with a code; 4 a vCPU failed; 5 a device worker died; 6 the deadline passed; 7 the control
+channel was closed; 128+N ended by signal N.
 ";
 
 /// A microVM's spec as it was given: texts, nothing opened, nothing checked but their number.
@@ -71,6 +77,12 @@ pub struct VmSpec {
     pub console: Option<String>,
     /// `--marks`.
     pub marks: Option<String>,
+    /// `--control`.
+    pub control: Option<String>,
+    /// `--deadline`.
+    pub deadline: Option<String>,
+    /// `--cgroup`.
+    pub cgroup: Option<String>,
     /// `--parent`.
     pub parent: Option<String>,
 }
@@ -113,6 +125,12 @@ pub struct ValidSpec {
     pub console: Option<ConsoleSpec>,
     /// Where marks go.
     pub marks: Option<FileRef>,
+    /// The descriptor of the socket that commands come from.
+    pub control: Option<RawFd>,
+    /// When the microVM ends at the latest, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub deadline_ns: Option<u64>,
+    /// The `cgroup.procs` of the control group to join.
+    pub cgroup: Option<FileRef>,
     /// The parent process, whose end is this one's.
     pub parent: Option<u32>,
 }
@@ -218,11 +236,15 @@ const PORT_ALLOWED: &str = "P:fd:M with P from 0 to 4294967294, M from 3 to 1048
 const PORTS_ALLOWED: &str = "at most 16 ports";
 const CONSOLE_ALLOWED: &str = "stdout, a path, or fd:N with N from 3 to 1048575";
 const FD_ALLOWED: &str = "each descriptor once";
+const CONTROL_ALLOWED: &str = "fd:N with N from 3 to 1048575";
+const DEADLINE_ALLOWED: &str = "nanoseconds of CLOCK_BOOTTIME, 1 to 9223372036854775807";
 const PARENT_ALLOWED: &str = "a process id, 1 to 4194304";
 
 /// Longest `--cmdline` in bytes: what the VMM's own part leaves of the kernel's limit.
 const MAX_CMDLINE_TEXT_BYTES: usize = 1500;
 const MAX_FD: RawFd = (1 << 20) - 1;
+/// The kernel's own limit on times (`KTIME_MAX`).
+const MAX_DEADLINE_NS: u64 = i64::MAX as u64;
 /// The kernel's own limit (`PID_MAX_LIMIT`).
 const MAX_PID: u32 = 1 << 22;
 
@@ -277,6 +299,9 @@ impl VmSpec {
             "cmdline" => &mut self.cmdline,
             "vsock" => &mut self.vsock,
             "console" => &mut self.console,
+            "control" => &mut self.control,
+            "deadline" => &mut self.deadline,
+            "cgroup" => &mut self.cgroup,
             "parent" => &mut self.parent,
             _ => &mut self.marks,
         }
@@ -320,6 +345,9 @@ impl VmSpec {
             rng: self.rng.unwrap_or(true),
             console: self.console.as_deref().map(console).transpose()?,
             marks: self.marks.map(|text| file("marks", &text, FILE_ALLOWED)).transpose()?,
+            control: self.control.as_deref().map(control).transpose()?,
+            deadline_ns: self.deadline.as_deref().map(deadline).transpose()?,
+            cgroup: self.cgroup.map(|text| file("cgroup", &text, FILE_ALLOWED)).transpose()?,
             parent: self
                 .parent
                 .map(|text| number("parent", &text, 1, MAX_PID, PARENT_ALLOWED))
@@ -333,7 +361,8 @@ impl VmSpec {
 impl ValidSpec {
     /// Refuses a descriptor that is named twice: both users would own and close it.
     fn each_descriptor_once(&self) -> Result<(), SpecError> {
-        let files = [Some(&self.kernel), self.initrd.as_ref(), self.marks.as_ref()];
+        let files = [&self.initrd, &self.marks, &self.cgroup].map(Option::as_ref);
+        let files = files.into_iter().chain([Some(&self.kernel)]);
         let disks = self.disks.iter().map(|disk| &disk.file);
         let console = self.console.iter().filter_map(|console| match console {
             ConsoleSpec::File(file) => Some(file),
@@ -349,6 +378,7 @@ impl ValidSpec {
                 FileRef::Path(_) => None,
             })
             .chain(self.vsock.iter().flat_map(|vsock| vsock.ports.iter().map(|(_, fd)| *fd)))
+            .chain(self.control)
             .collect();
         fds.sort_unstable();
         match fds.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -360,7 +390,7 @@ impl ValidSpec {
 
 /// The option of that name, as a text that outlives the parser's borrow.
 fn known(name: &str) -> Result<&'static str, SpecError> {
-    const OPTIONS: [&str; 16] = [
+    const OPTIONS: [&str; 19] = [
         "kernel",
         "kernel-memory",
         "initrd",
@@ -373,6 +403,9 @@ fn known(name: &str) -> Result<&'static str, SpecError> {
         "no-rng",
         "console",
         "marks",
+        "control",
+        "deadline",
+        "cgroup",
         "parent",
         "probe-kvm",
         "help",
@@ -425,7 +458,7 @@ fn cut(value: &str) -> String {
 }
 
 /// A decimal number without sign, space or leading zero.
-fn decimal(text: &str) -> Option<u32> {
+fn decimal<T: FromStr>(text: &str) -> Option<T> {
     let plain =
         text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     if plain { text.parse().ok() } else { None }
@@ -438,13 +471,13 @@ fn number(
     most: u32,
     allowed: &'static str,
 ) -> Result<u32, SpecError> {
-    decimal(text)
+    decimal::<u32>(text)
         .filter(|number| (least..=most).contains(number))
         .ok_or_else(|| wrong(field, text, allowed))
 }
 
 fn descriptor(text: &str) -> Option<RawFd> {
-    let fd = RawFd::try_from(decimal(text)?).ok()?;
+    let fd = RawFd::try_from(decimal::<u32>(text)?).ok()?;
     (3..=MAX_FD).contains(&fd).then_some(fd)
 }
 
@@ -472,6 +505,17 @@ fn console(text: &str) -> Result<ConsoleSpec, SpecError> {
         return Ok(ConsoleSpec::Stdout);
     }
     file("console", text, CONSOLE_ALLOWED).map(ConsoleSpec::File)
+}
+
+fn control(text: &str) -> Result<RawFd, SpecError> {
+    let fd = text.strip_prefix("fd:").and_then(descriptor);
+    fd.ok_or_else(|| wrong("control", text, CONTROL_ALLOWED))
+}
+
+fn deadline(text: &str) -> Result<u64, SpecError> {
+    decimal::<u64>(text)
+        .filter(|nanoseconds| (1..=MAX_DEADLINE_NS).contains(nanoseconds))
+        .ok_or_else(|| wrong("deadline", text, DEADLINE_ALLOWED))
 }
 
 fn disk(text: &str) -> Result<DiskSpec, SpecError> {
@@ -521,7 +565,7 @@ fn vsock(text: &str) -> Result<VsockSpec, SpecError> {
 
 fn port(text: &str) -> Option<(u32, RawFd)> {
     let (port, fd) = text.split_once(":fd:")?;
-    let port = decimal(port).filter(|port| *port != u32::MAX)?;
+    let port = decimal::<u32>(port).filter(|port| *port != u32::MAX)?;
     Some((port, descriptor(fd)?))
 }
 

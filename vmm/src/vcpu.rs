@@ -3,12 +3,15 @@
 //! ```text
 //!          KVM_RUN                match                  Action
 //!  guest ----------> VcpuExit ------------> Bus, Step ------------> guest, or Exit::end and the thread ends
+//!    ^                  |
+//!    +---- Gate::wait --+ interrupted
 //! ```
 //! A vCPU's death in any form is a reason that is not a power-off, stored before anyone is woken.
 #![expect(unsafe_code, reason = "reading the details of KVM's internal errors")]
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -17,6 +20,7 @@ use vmm_sys_util::errno;
 use crate::bus::{Action, Bus};
 use crate::exit::{Exit, ExitReason};
 use crate::limits::VCPU_STACK_BYTES;
+use crate::pause::Gate;
 
 /// One vCPU before its thread runs.
 #[derive(Debug)]
@@ -25,32 +29,39 @@ pub struct Vcpu {
     fd: VcpuFd,
     bus: Arc<Bus>,
     exit: Arc<Exit>,
+    gate: Option<Arc<Gate>>,
 }
 
 /// What an exit means, without a borrow of what KVM shares.
 enum Step {
     Act(Action),
+    Interrupted,
     InternalError,
     Failed(String),
 }
 
 impl Vcpu {
-    /// vCPU `index`.
+    /// vCPU `index`, which pauses at `gate` if there is one.
     #[must_use]
-    pub fn new(index: u8, fd: VcpuFd, bus: Arc<Bus>, exit: Arc<Exit>) -> Self {
-        Self { index, fd, bus, exit }
+    pub fn new(
+        index: u8,
+        fd: VcpuFd,
+        bus: Arc<Bus>,
+        exit: Arc<Exit>,
+        gate: Option<Arc<Gate>>,
+    ) -> Self {
+        Self { index, fd, bus, exit, gate }
     }
 
-    /// Starts the vCPU's thread. The thread is never joined: when the microVM ends, the process does.
+    /// Starts the vCPU's thread. The thread need not be joined: when the microVM ends, the process does.
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn start(self) -> std::io::Result<()> {
+    pub fn start(self) -> std::io::Result<JoinHandle<()>> {
         std::thread::Builder::new()
             .name(format!("vcpu{}", self.index))
             .stack_size(VCPU_STACK_BYTES)
             .spawn(move || self.run())
-            .map(drop)
     }
 
     fn run(mut self) {
@@ -62,6 +73,10 @@ impl Vcpu {
             let reason = match step {
                 Step::Act(Action::Continue) => continue,
                 Step::Act(Action::End(reason)) => reason,
+                Step::Interrupted => {
+                    self.pause();
+                    continue;
+                }
                 Step::InternalError => {
                     let failure = internal_error(&mut self.fd);
                     self.failed(failure)
@@ -70,6 +85,14 @@ impl Vcpu {
             };
             self.exit.end(reason);
             return;
+        }
+    }
+
+    /// Waits out a pause, if that is why the guest was left, and has the guest's watchdogs forgive it.
+    fn pause(&self) {
+        if self.gate.as_ref().is_some_and(|gate| gate.wait(self.index)) {
+            // A guest without KVM's clock has nobody to tell, which KVM reports as an error.
+            let _ = self.fd.kvmclock_ctrl();
         }
     }
 
@@ -85,7 +108,7 @@ fn step(exit: Result<VcpuExit<'_>, errno::Error>, vcpu: u8, bus: &Bus) -> Step {
         Ok(VcpuExit::IoIn(port, data)) => bus.read_port(port, data),
         Ok(VcpuExit::MmioWrite(gpa, data)) => bus.write_memory(gpa, data),
         Ok(VcpuExit::MmioRead(gpa, data)) => bus.read_memory(gpa, data),
-        Ok(VcpuExit::Intr) => {}
+        Ok(VcpuExit::Intr) => return Step::Interrupted,
         Ok(VcpuExit::Shutdown) => return Step::Act(Action::End(ExitReason::TripleFault { vcpu })),
         Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => {
             return Step::Act(Action::End(ExitReason::PoweredOff));
@@ -96,7 +119,8 @@ fn step(exit: Result<VcpuExit<'_>, errno::Error>, vcpu: u8, bus: &Bus) -> Step {
         }
         Ok(other) => return Step::Failed(format!("unexpected exit {other:?}")),
         Err(error) => match error.errno() {
-            libc::EINTR | libc::EAGAIN => {}
+            libc::EINTR => return Step::Interrupted,
+            libc::EAGAIN => {}
             libc::EFAULT => {
                 return Step::Failed("guest memory cannot be read; was a file cut short?".into());
             }

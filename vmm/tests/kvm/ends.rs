@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use crate::guest::{Guest, IDLE, LOAD, mark, stop};
+use crate::guest::{Guest, IDLE, LOAD, full_pipe, mark, start_second_vcpu, stop};
 
 /// `jmp` to an absolute address: `mov rax, imm64; jmp rax`.
 fn jump(to: u64) -> Vec<u8> {
@@ -63,28 +63,9 @@ fn a_signal_ends_an_idle_guest_and_a_busy_one() {
 
 #[test]
 fn a_second_vcpu_runs_once_the_guest_starts_it() {
-    // 16-bit code for the second vCPU at 0x8000: a mark, then the end with code 9.
-    let second = u64::from_le_bytes([0xb0, 0x22, 0xe6, 0xf4, 0xb0, 0x09, 0xe6, 0xf5]);
-    let place =
-        [&[0x48, 0xb8][..], &second.to_le_bytes(), &[0x48, 0xa3], &0x8000_u64.to_le_bytes()]
-            .concat();
-    let write_msr = |msr: u32, low: u32, high: u32| {
-        [
-            &[0xb9][..],
-            &msr.to_le_bytes(),
-            &[0xb8],
-            &low.to_le_bytes(),
-            &[0xba],
-            &high.to_le_bytes(),
-            &[0x0f, 0x30],
-        ]
-        .concat()
-    };
-    // x2APIC on, then INIT and start-up at 0x8000 to APIC id 1.
-    let enable = write_msr(0x1b, 0xfee0_0d00, 0);
-    let init = write_msr(0x830, 0x4500, 1);
-    let start = write_msr(0x830, 0x4608, 1);
-    let guest = Guest::shaped(&[&place, &enable, &init, &start, &IDLE], 2);
+    // A mark, then the end with code 9.
+    let start = start_second_vcpu([0xb0, 0x22, 0xe6, 0xf4, 0xb0, 0x09, 0xe6, 0xf5]);
+    let guest = Guest::shaped(&[&start, &IDLE], 2);
     let marks = guest.file("marks");
     let guest = guest.with(&["--marks", marks.to_str().unwrap()]);
     guest.run().is(3, "guest stopped with code 9");
@@ -154,19 +135,4 @@ fn a_console_may_be_a_socket_that_is_full() {
     let reason = String::from_utf8(output.stderr).unwrap();
     assert!(reason.contains("bytes of console output were dropped"), "{reason}");
     drop(ours);
-}
-
-/// A pipe with no room left, whose reader stays open and never reads.
-fn full_pipe() -> std::io::PipeWriter {
-    use std::io::Write;
-    use std::os::fd::AsRawFd;
-    use std::os::unix::fs::OpenOptionsExt;
-    let (reader, writer) = std::io::pipe().unwrap();
-    std::mem::forget(reader);
-    let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
-    let mut filler =
-        std::fs::OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
-    while filler.write(&[b'.'; 4096]).is_ok() {}
-    while filler.write(b".").is_ok() {}
-    writer
 }

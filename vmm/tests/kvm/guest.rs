@@ -1,12 +1,18 @@
 //! Guests of a few hand-assembled instructions, and the program that runs them.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// Where a guest's code is loaded.
 pub(crate) const LOAD: u64 = 16 << 20;
+/// How long anything may take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Where code lies in a guest's file.
 const OFFSET: u64 = 0x1000;
 
@@ -28,6 +34,28 @@ pub(crate) const fn stop(value: u8) -> [u8; 4] {
 
 /// A halt that nothing ends, and a loop should something do.
 pub(crate) const IDLE: [u8; 3] = [0xf4, 0xeb, 0xfd];
+
+/// Code that starts the second vCPU, which runs `code` in 16-bit mode at 0x8000.
+pub(crate) fn start_second_vcpu(code: [u8; 8]) -> Vec<u8> {
+    let place = [&[0x48, 0xb8][..], &code, &[0x48, 0xa3], &0x8000_u64.to_le_bytes()].concat();
+    let write_msr = |msr: u32, low: u32, high: u32| {
+        [
+            &[0xb9][..],
+            &msr.to_le_bytes(),
+            &[0xb8],
+            &low.to_le_bytes(),
+            &[0xba],
+            &high.to_le_bytes(),
+            &[0x0f, 0x30],
+        ]
+        .concat()
+    };
+    // x2APIC on, then INIT and start-up at 0x8000 to APIC id 1.
+    let enable = write_msr(0x1b, 0xfee0_0d00, 0);
+    let init = write_msr(0x830, 0x4500, 1);
+    let start = write_msr(0x830, 0x4608, 1);
+    [place, enable, init, start].concat()
+}
 
 impl Guest {
     /// A guest with one vCPU and 128 MiB that runs `code` in 64-bit mode.
@@ -79,28 +107,104 @@ impl Guest {
 
     /// Runs the guest until it writes its first mark, and leaves it running.
     pub(crate) fn start(&self) -> Running {
-        let mut child = program(&self.arguments)
-            .args(["--marks", "/proc/self/fd/1"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut marks = BufReader::new(child.stdout.take().unwrap());
-        let mut lines = String::new();
-        while !lines.contains("guest-") {
-            assert_ne!(marks.read_line(&mut lines).unwrap(), 0, "no mark came: {lines}");
-        }
-        Running { child, _marks: marks }
+        Running::of(program(&self.arguments)).until_marked()
+    }
+
+    /// Starts the program with a control channel, and waits for nothing.
+    pub(crate) fn spawn_controlled(&self) -> (Running, Control) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut command = Command::new("sh");
+        let script = "exec \"$0\" \"$@\" --control fd:3 3<&0 </dev/null";
+        command.args(["-c", script, env!("CARGO_BIN_EXE_votive-vmm")]).args(&self.arguments);
+        command.stdin(OwnedFd::from(theirs));
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        (Running::of(command), Control(ours))
+    }
+
+    /// As [`Guest::start`], with a control channel.
+    pub(crate) fn start_controlled(&self) -> (Running, Control) {
+        let (running, control) = self.spawn_controlled();
+        (running.until_marked(), control)
+    }
+}
+
+/// The host's end of a control channel.
+pub(crate) struct Control(pub(crate) UnixStream);
+
+impl Control {
+    /// Sends one command, and gives its answer.
+    pub(crate) fn ask(&self, command: u8) -> u8 {
+        (&self.0).write_all(&[command]).unwrap();
+        let mut answer = [0];
+        (&self.0).read_exact(&mut answer).unwrap();
+        answer[0]
+    }
+
+    pub(crate) fn pause(&self) {
+        assert_eq!(self.ask(b'p'), b'p');
+    }
+
+    pub(crate) fn resume(&self) {
+        assert_eq!(self.ask(b'r'), b'r');
     }
 }
 
 /// A guest that runs.
 pub(crate) struct Running {
     child: Child,
-    _marks: BufReader<ChildStdout>,
+    marks: BufReader<ChildStdout>,
 }
 
 impl Running {
+    /// Spawns `command`, a VMM's.
+    fn of(mut command: Command) -> Self {
+        let mut child = command
+            .args(["--marks", "/proc/self/fd/1"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let marks = BufReader::new(child.stdout.take().unwrap());
+        Self { child, marks }
+    }
+
+    /// Reads marks until the guest's first.
+    pub(crate) fn until_marked(mut self) -> Self {
+        let mut lines = String::new();
+        while !lines.contains("guest-") {
+            assert_ne!(self.marks.read_line(&mut lines).unwrap(), 0, "no mark came: {lines}");
+        }
+        self
+    }
+
+    /// The guest's memory. The kernel's file is mapped at [`LOAD`], inside one mapping of all low memory.
+    pub(crate) fn memory(&self) -> Memory {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.pid())).unwrap();
+        let line = maps.lines().find(|line| line.ends_with("/kernel")).unwrap();
+        let host = u64::from_str_radix(line.split_once('-').unwrap().0, 16).unwrap();
+        let file = File::open(format!("/proc/{}/mem", self.pid())).unwrap();
+        Memory { file, base: host - LOAD }
+    }
+
+    /// States and processor times of the vCPUs' threads: `S` is asleep.
+    pub(crate) fn vcpu_threads(&self) -> Vec<(String, String)> {
+        let mut threads = Vec::new();
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap() {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+            let (name, rest) = stat.split_once('(').unwrap().1.split_once(')').unwrap();
+            if name.starts_with("vcpu") {
+                let fields: Vec<&str> = rest.split_whitespace().collect();
+                threads.push((fields[0].to_owned(), fields[11..13].join("+")));
+            }
+        }
+        threads
+    }
+
+    /// Whether the process has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// The process's id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
@@ -115,6 +219,35 @@ impl Running {
     /// Waits for the end.
     pub(crate) fn wait(self) -> End {
         End::of(self.child.wait_with_output().unwrap())
+    }
+}
+
+/// A running guest's memory.
+pub(crate) struct Memory {
+    file: File,
+    base: u64,
+}
+
+impl Memory {
+    /// The eight bytes at `gpa`.
+    pub(crate) fn word(&self, gpa: u64) -> u64 {
+        let mut word = [0; 8];
+        self.file.read_exact_at(&mut word, self.base + gpa).unwrap();
+        u64::from_le_bytes(word)
+    }
+
+    /// Waits until a word is not `old` any more.
+    pub(crate) fn wait_for_change(&self, gpa: u64, old: u64) {
+        let since = Instant::now();
+        while self.word(gpa) == old {
+            assert!(since.elapsed() < PATIENCE, "{gpa:#x} stays {old}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until a word changes.
+    pub(crate) fn wait_for_progress(&self, gpa: u64) {
+        self.wait_for_change(gpa, self.word(gpa));
     }
 }
 
@@ -145,6 +278,20 @@ pub(crate) fn program(arguments: &[String]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_votive-vmm"));
     command.args(arguments).stdin(Stdio::null());
     command
+}
+
+/// A pipe with no room left, whose reader stays open and never reads.
+pub(crate) fn full_pipe() -> std::io::PipeWriter {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+    let (reader, writer) = std::io::pipe().unwrap();
+    std::mem::forget(reader);
+    let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    let mut filler =
+        std::fs::OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+    while filler.write(&[b'.'; 4096]).is_ok() {}
+    while filler.write(b".").is_ok() {}
+    writer
 }
 
 /// A kernel of one segment, padded to whole pages with two pages behind the code.

@@ -2,6 +2,8 @@
 //! cannot boot Linux as well.
 
 #[cfg(test)]
+mod deadline;
+#[cfg(test)]
 mod ends;
 #[cfg(test)]
 mod files;
@@ -9,5 +11,7 @@ mod files;
 mod guest;
 #[cfg(test)]
 mod order;
+#[cfg(test)]
+mod pause;
 #[cfg(test)]
 mod start;

@@ -13,7 +13,7 @@ fn calls(guest: &Guest) -> Vec<KvmCall> {
     let Ok(Request::Run(spec)) = VmSpec::read(guest.arguments().iter().map(OsString::from)) else {
         panic!("the guest's command line is one");
     };
-    boot(spec.validate().unwrap(), 0).unwrap().calls().to_vec()
+    boot(spec.validate().unwrap(), 0, None).unwrap().calls().to_vec()
 }
 
 #[test]

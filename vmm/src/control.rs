@@ -1,0 +1,215 @@
+//! The control channel: a byte asks for something, the same byte answers once it is done.
+//!
+//! `p` pauses, `r` resumes, any other byte is answered with `?`. What is so already is answered at once. One command is read
+//! at a time, and the next only when the one before it has been answered, so that a peer that writes and never reads holds up
+//! itself alone. The peer's end of the channel is the end of the machine: nobody is left to ask for one.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+
+use crate::exit::{Exit, ExitReason};
+use crate::pause::Pause;
+
+#[cfg(test)]
+mod tests;
+
+const PAUSE: u8 = b'p';
+const RESUME: u8 = b'r';
+const UNKNOWN: u8 = b'?';
+
+/// A connected stream socket on which commands come.
+#[derive(Debug)]
+pub struct ControlSocket(UnixStream);
+
+impl ControlSocket {
+    /// Takes over `socket`.
+    ///
+    /// # Errors
+    /// When it is not a connected Unix socket.
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        let socket = UnixStream::from(socket);
+        socket.peer_addr()?;
+        socket.set_nonblocking(true)?;
+        Ok(Self(socket))
+    }
+}
+
+/// What a command may do to the machine.
+pub(crate) trait Vcpus {
+    /// Asks all vCPUs to leave the guest and wait.
+    fn pause(&self);
+    /// Has all vCPUs go on.
+    fn resume(&self);
+    /// Whether all vCPUs wait.
+    fn are_paused(&self) -> bool;
+    /// What becomes readable when they all do.
+    fn paused_event(&self) -> &vmm_sys_util::eventfd::EventFd;
+}
+
+impl Vcpus for Pause {
+    fn pause(&self) {
+        self.begin();
+    }
+
+    fn resume(&self) {
+        self.end();
+    }
+
+    fn are_paused(&self) -> bool {
+        self.gate().all_wait()
+    }
+
+    fn paused_event(&self) -> &vmm_sys_util::eventfd::EventFd {
+        self.gate().all_wait_event()
+    }
+}
+
+/// What is owed to the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owed {
+    Nothing,
+    /// The answer to a pause that is under way.
+    Pause,
+    /// This byte, once the socket takes it.
+    Answer(u8),
+}
+
+/// The channel at work, on the main thread.
+#[derive(Debug)]
+pub(crate) struct Control<V> {
+    socket: UnixStream,
+    vcpus: V,
+    exit: Arc<Exit>,
+    owed: Owed,
+    interest: EventSet,
+}
+
+impl<V: Vcpus> Control<V> {
+    pub(crate) fn new(socket: ControlSocket, vcpus: V, exit: Arc<Exit>) -> Self {
+        Self { socket: socket.0, vcpus, exit, owed: Owed::Nothing, interest: EventSet::IN }
+    }
+
+    /// Does what can be done without waiting, and says what to wait for next: a command, room for an answer, or neither.
+    fn turn(&mut self) -> Result<EventSet, Closed> {
+        match self.owed {
+            Owed::Nothing => {
+                if let Some(command) = self.read()? {
+                    self.obey(command)?;
+                }
+            }
+            Owed::Answer(byte) => self.answer(byte)?,
+            Owed::Pause => {}
+        }
+        Ok(match self.owed {
+            Owed::Nothing => EventSet::IN,
+            Owed::Answer(_) => EventSet::OUT,
+            // Nearly always the vCPUs are here before the next command, and nothing needs to be changed for that.
+            Owed::Pause => self.interest,
+        })
+    }
+
+    fn read(&mut self) -> Result<Option<u8>, Closed> {
+        let mut command = [0];
+        match self.socket.read(&mut command) {
+            Ok(0) => Err(Closed),
+            Ok(_) => Ok(Some(command[0])),
+            Err(error) if is_for_later(&error) => Ok(None),
+            Err(_) => Err(Closed),
+        }
+    }
+
+    fn obey(&mut self, command: u8) -> Result<(), Closed> {
+        match command {
+            PAUSE => {
+                if !self.vcpus.are_paused() {
+                    self.vcpus.pause();
+                }
+                // Already, when the last resume has not reached them yet.
+                if self.vcpus.are_paused() {
+                    return self.answer(PAUSE);
+                }
+                self.owed = Owed::Pause;
+                Ok(())
+            }
+            RESUME => {
+                self.vcpus.resume();
+                self.answer(RESUME)
+            }
+            _ => self.answer(UNKNOWN),
+        }
+    }
+
+    fn answer(&mut self, byte: u8) -> Result<(), Closed> {
+        self.owed = match self.socket.write(&[byte]) {
+            Ok(1) => Owed::Nothing,
+            Ok(_) => Owed::Answer(byte),
+            Err(error) if is_for_later(&error) => Owed::Answer(byte),
+            Err(_) => return Err(Closed),
+        };
+        Ok(())
+    }
+
+    fn on_socket(&mut self, events: EventSet) -> Result<EventSet, Closed> {
+        if events.intersects(EventSet::HANG_UP | EventSet::ERROR) {
+            return Err(Closed);
+        }
+        if self.owed == Owed::Pause {
+            // A command before the answer to the last: it stays where it is until then.
+            return Ok(EventSet::empty());
+        }
+        self.turn()
+    }
+
+    fn on_paused(&mut self) -> Result<EventSet, Closed> {
+        // Only this thread reads it; should nothing be there, all the better.
+        let _ = self.vcpus.paused_event().read();
+        if self.owed == Owed::Pause && self.vcpus.are_paused() {
+            self.owed = Owed::Answer(PAUSE);
+            return self.turn();
+        }
+        Ok(self.interest)
+    }
+}
+
+/// The peer is gone.
+#[derive(Debug, PartialEq, Eq)]
+struct Closed;
+
+fn is_for_later(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+impl<V: Vcpus> MutEventSubscriber for Control<V> {
+    fn init(&mut self, ops: &mut EventOps) {
+        for events in [
+            Events::new(&self.socket, self.interest),
+            Events::new(self.vcpus.paused_event(), EventSet::IN),
+        ] {
+            if let Err(error) = ops.add(events) {
+                self.exit.end(ExitReason::WorkerDied { what: format!("control: {error}") });
+            }
+        }
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        let next = if events.fd() == self.socket.as_raw_fd() {
+            self.on_socket(events.event_set())
+        } else {
+            self.on_paused()
+        };
+        let Ok(interest) = next else {
+            self.exit.end(ExitReason::ControlClosed);
+            return;
+        };
+        if interest != self.interest {
+            self.interest = interest;
+            if let Err(error) = ops.modify(Events::new(&self.socket, interest)) {
+                self.exit.end(ExitReason::WorkerDied { what: format!("control: {error}") });
+            }
+        }
+    }
+}

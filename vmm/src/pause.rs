@@ -1,0 +1,195 @@
+//! Pauses: every vCPU's thread out of `KVM_RUN` and asleep, with nothing of the guest's state lost; devices live on.
+//!
+//! ```text
+//!  main thread                                    a vCPU's thread
+//!  Gate::shut: immediate_exit = 1 for each
+//!  a signal to each ---------------------------->  KVM_RUN ends with EINTR, now or as soon as it is called
+//!                                                  Gate::wait: sleeps; the last one writes `all_wait`
+//!  answers the pause <---------------------------
+//!  Gate::open ---------------------------------->  immediate_exit = 0, KVM_RUN
+//! ```
+//! No kick can be lost: a thread that is about to call `KVM_RUN` finds `immediate_exit`, and one that is inside is woken by
+//! the signal. `KVM_RUN` looks at the flag only after it has finished the access that it last left for, so a vCPU that waits
+//! owes the guest nothing; and an exit that needs no pause never looks at the gate.
+#![expect(unsafe_code, reason = "KVM's shared page of a vCPU, and a signal to its thread")]
+
+use std::io;
+use std::mem::offset_of;
+use std::os::fd::AsRawFd;
+use std::os::unix::thread::JoinHandleExt;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use kvm_bindings::kvm_run;
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::signals::kick_signal;
+
+/// KVM's word that `KVM_RUN` is to return at once, of one vCPU.
+///
+/// It is reached through a mapping of its own: the one in [`VcpuFd`] is borrowed whole by the vCPU's thread.
+#[derive(Debug)]
+pub struct ImmediateExit {
+    page: *mut kvm_run,
+}
+
+// SAFETY: the page is mapped until the value is dropped, whichever thread does that.
+unsafe impl Send for ImmediateExit {}
+// SAFETY: nothing but one atomic byte of the page is ever touched.
+unsafe impl Sync for ImmediateExit {}
+
+impl ImmediateExit {
+    /// The word of `vcpu`.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn of(vcpu: &VcpuFd) -> io::Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let (size, fd) = (size_of::<kvm_run>(), vcpu.as_raw_fd());
+        // SAFETY: a new mapping at an address of the kernel's choice; the first page of a vCPU's descriptor is its `kvm_run`.
+        let page = unsafe { libc::mmap(null_mut(), size, protection, libc::MAP_SHARED, fd, 0) };
+        if page == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { page: page.cast() })
+    }
+
+    fn set(&self, value: u8) {
+        let byte = self.page.cast::<u8>().wrapping_add(offset_of!(kvm_run, immediate_exit));
+        // SAFETY: the byte is inside the mapping, which lives as long as `self`; all of this process's accesses through
+        // this mapping are atomic, and the kernel's are single reads.
+        let byte = unsafe { AtomicU8::from_ptr(byte) };
+        byte.store(value, Ordering::Release);
+    }
+}
+
+impl Drop for ImmediateExit {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, of this size, and nothing refers to it any more.
+        unsafe { libc::munmap(self.page.cast(), size_of::<kvm_run>()) };
+    }
+}
+
+/// What all vCPUs wait at while the machine is paused.
+#[derive(Debug)]
+pub struct Gate {
+    state: Mutex<State>,
+    opened: Condvar,
+    all_wait: EventFd,
+    flags: Vec<ImmediateExit>,
+}
+
+#[derive(Debug)]
+struct State {
+    shut: bool,
+    waiting: usize,
+}
+
+impl Gate {
+    /// An open gate for the vCPUs with these flags, in order.
+    ///
+    /// # Errors
+    /// When the kernel gives no eventfd.
+    pub fn new(flags: Vec<ImmediateExit>) -> io::Result<Self> {
+        Ok(Self {
+            state: Mutex::new(State { shut: false, waiting: 0 }),
+            opened: Condvar::new(),
+            all_wait: EventFd::new(EFD_NONBLOCK)?,
+            flags,
+        })
+    }
+
+    /// What becomes readable when the last vCPU has come to wait.
+    #[must_use]
+    pub fn all_wait_event(&self) -> &EventFd {
+        &self.all_wait
+    }
+
+    /// Whether the gate is shut and every vCPU waits at it.
+    #[must_use]
+    pub fn all_wait(&self) -> bool {
+        let state = self.lock();
+        state.shut && state.waiting == self.flags.len()
+    }
+
+    /// Shuts the gate. Every thread must be kicked next.
+    fn shut(&self) {
+        let mut state = self.lock();
+        state.shut = true;
+        for flag in &self.flags {
+            flag.set(1);
+        }
+    }
+
+    fn open(&self) {
+        self.lock().shut = false;
+        self.opened.notify_all();
+    }
+
+    /// Waits on the thread of vCPU `index` for as long as the gate is shut. Says whether it was.
+    ///
+    /// Called whenever `KVM_RUN` was interrupted.
+    pub fn wait(&self, index: u8) -> bool {
+        let mut state = self.lock();
+        let was_shut = state.shut;
+        if was_shut {
+            state.waiting += 1;
+            if state.waiting == self.flags.len() {
+                // The counter of a non-blocking eventfd can only be full when the main thread has been woken before.
+                let _ = self.all_wait.write(1);
+            }
+            while state.shut {
+                state = self.opened.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            state.waiting -= 1;
+        }
+        // Under the lock: what `shut` sets after this stays set.
+        if let Some(flag) = self.flags.get(usize::from(index)) {
+            flag.set(0);
+        }
+        was_shut
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The vCPUs' threads behind their gate.
+#[derive(Debug)]
+pub struct Pause {
+    gate: Arc<Gate>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pause {
+    /// A way to pause `threads`, each of which waits at `gate`.
+    #[must_use]
+    pub fn new(gate: Arc<Gate>, threads: Vec<JoinHandle<()>>) -> Self {
+        Self { gate, threads }
+    }
+
+    /// The gate.
+    #[must_use]
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Has every vCPU leave the guest and wait. When all do, [`Gate::all_wait_event`] says so.
+    pub fn begin(&self) {
+        self.gate.shut();
+        for thread in &self.threads {
+            // SAFETY: the thread has not been joined, so that its handle is good; the signal has a handler. A thread that
+            // has ended has given a reason to end, and nobody waits for it.
+            unsafe { libc::pthread_kill(thread.as_pthread_t(), kick_signal()) };
+        }
+    }
+
+    /// Has every vCPU go on.
+    pub fn end(&self) {
+        self.gate.open();
+    }
+}
