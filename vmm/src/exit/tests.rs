@@ -12,6 +12,8 @@ fn only_a_power_off_has_exit_code_zero() {
         (ExitReason::TripleFault { vcpu: 1 }, 3),
         (ExitReason::VcpuFailed { vcpu: 0, failure: "x".into() }, 4),
         (ExitReason::WorkerDied { what: "x".into() }, 5),
+        (ExitReason::DeadlinePassed, 6),
+        (ExitReason::ControlClosed, 7),
         (ExitReason::Signal { number: 15 }, 143),
     ];
     for (reason, code) in reasons {

@@ -35,6 +35,7 @@ fn the_least_spec_has_an_entropy_device_and_nothing_else() {
     assert!(spec.rng);
     assert!(spec.disks.is_empty() && spec.vsock.is_none() && spec.initrd.is_none());
     assert!(spec.console.is_none() && spec.marks.is_none() && spec.cmdline.is_empty());
+    assert_eq!((spec.control, spec.deadline_ns, spec.cgroup), (None, None, None));
 }
 
 #[test]
@@ -58,6 +59,12 @@ fn a_full_spec_keeps_every_value_and_the_order_of_disks() {
         "stdout",
         "--marks",
         "fd:7",
+        "--control",
+        "fd:8",
+        "--deadline",
+        "9223372036854775807",
+        "--cgroup",
+        "fd:9",
     ])
     .unwrap();
     let disk = |file, read_only| DiskSpec { file, read_only };
@@ -75,6 +82,8 @@ fn a_full_spec_keeps_every_value_and_the_order_of_disks() {
     assert_eq!(spec.console, Some(ConsoleSpec::Stdout));
     assert_eq!(spec.cmdline, "a=b -- x y");
     assert_eq!((spec.initrd, spec.marks), (Some(FileRef::Fd(3)), Some(FileRef::Fd(7))));
+    assert_eq!((spec.control, spec.cgroup), (Some(8), Some(FileRef::Fd(9))));
+    assert_eq!(spec.deadline_ns, Some(i64::MAX as u64));
     assert!(!spec.rng);
     assert_eq!(spec.kernel_memory, KernelMemory::Copied);
 }
@@ -115,6 +124,15 @@ fn every_wrong_value_is_refused_with_its_field_itself_and_what_is_allowed() {
         (&["--console", ""], &["--console:", "\"\"", "stdout"]),
         (&["--marks", "fd:x"], &["--marks:", "fd:x", "fd:N"]),
         (&["--marks", "fd:9", "--initrd", "fd:9"], &["--fd:", "fd:9 twice", "once"]),
+        (&["--control", "fd:9", "--initrd", "fd:9"], &["--fd:", "fd:9 twice", "once"]),
+        (&["--cgroup", "fd:9", "--initrd", "fd:9"], &["--fd:", "fd:9 twice", "once"]),
+        (&["--control", "/run/socket"], &["--control:", "/run/socket", "fd:N"]),
+        (&["--control", "fd:2"], &["--control:", "fd:2", "from 3"]),
+        (&["--deadline", "0"], &["--deadline:", "\"0\"", "CLOCK_BOOTTIME", "1 to"]),
+        (&["--deadline", "-1"], &["--deadline:", "-1", "1 to"]),
+        (&["--deadline", "9223372036854775808"], &["--deadline:", "775808", "775807"]),
+        (&["--deadline", "18446744073709551616"], &["--deadline:", "551616", "775807"]),
+        (&["--cgroup", ""], &["--cgroup:", "a path"]),
         (&["--frobnicate"], &["unknown option", "--frobnicate", "--help"]),
         (&["-k"], &["unknown option", "-k", "--help"]),
         (&["stray"], &["unexpected argument", "stray", "only options"]),

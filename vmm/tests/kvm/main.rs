@@ -2,6 +2,8 @@
 //! cannot boot Linux as well.
 
 #[cfg(test)]
+mod cgroup;
+#[cfg(test)]
 mod deadline;
 #[cfg(test)]
 mod ends;
