@@ -44,6 +44,8 @@ enum Verb {
     Test,
     /// Check format, lints, house rules, dependencies and documentation.
     Check,
+    /// Check the house rules alone: a second's work.
+    Tidy,
     /// Measure votive beside its peers, against ci/budgets.toml.
     Bench(bench::BenchArguments),
     /// Feed each parser of foreign bytes with what a fuzzer finds (needs cargo-fuzz and a nightly toolchain).
@@ -88,6 +90,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Verb::Demo => demo::run(&progress),
         Verb::Test => suite::run(&progress),
         Verb::Check => check_all(&progress),
+        Verb::Tidy => tidy_alone(),
         Verb::Bench(arguments) => bench::run(&arguments, &progress),
         Verb::Fuzz(arguments) => fuzz::run(&arguments, &progress).map(|()| ExitCode::SUCCESS),
         Verb::Image { part, check_reproducible } => {
@@ -104,6 +107,12 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             place::lab(&arguments, &progress)
         }
     }
+}
+
+fn tidy_alone() -> Result<ExitCode> {
+    let complaints = tidy::run(&workspace::root()?)?;
+    complaints.iter().for_each(|complaint| println!("{complaint}"));
+    Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn check_all(progress: &Progress) -> Result<ExitCode> {
