@@ -15,6 +15,7 @@ use crate::control::ControlSocket;
 use crate::deadline::Deadline;
 use crate::descriptor::{self, Access, FileRef, adopt};
 use crate::exit::{Exit, ExitReason};
+use crate::ioapic::{Ioapic, Line};
 use crate::kernel::{self, KernelError};
 use crate::kvm::{KvmError, Ready, Vm};
 use crate::layout::{EBDA, SERIAL_GSI, gsi, mmio_address};
@@ -127,7 +128,7 @@ pub fn boot(
 
     let (vm, host) = Vm::create()?;
     let ram = GuestRam::map(files.memory_bytes, low_memory(files.kernel_memory))?;
-    let vm = vm.map(&ram)?.create_irqchip()?;
+    let vm = vm.map(&ram)?.split_irqchip()?;
     let (mut vm, vcpus) = vm.create_vcpus(files.vcpus)?;
 
     let kernel = kernel::load(&files.kernel, &ram, files.kernel_memory)?;
@@ -139,11 +140,12 @@ pub fn boot(
     let attached = attach_all(&mut vm, &ram, &exit, files.devices)?;
     let cmdline = cmdline(attached.console.is_some(), attached.windows.len(), &files.cmdline);
     bootparams::write(&ram, &cmdline, initrd)?;
-    ram.write(EBDA, &mptable::table(files.vcpus))?;
+    ram.write(EBDA, &mptable::table(files.vcpus, &attached.lines))?;
     registers::configure(&vcpus, &host, &ram, kernel.entry)?;
 
     let gate = files.control.is_some().then(|| gate(&vcpus)).transpose()?;
-    let bus = Arc::new(Bus::new(marks, attached.console, attached.windows));
+    let bus = Bus::new(marks, attached.ioapic, attached.console, attached.windows);
+    let bus = Arc::new(bus);
     let vcpu =
         |(index, fd)| Vcpu::new(index, fd, Arc::clone(&bus), Arc::clone(&exit), gate.clone());
     let vcpus = (0..).zip(vcpus).map(vcpu).collect();
@@ -252,9 +254,20 @@ fn open_vsock(spec: VsockSpec) -> Result<vsock::VsockSpec, BootError> {
 
 /// The devices of a machine.
 struct Attached {
+    ioapic: Arc<Ioapic>,
+    /// The IOAPIC's pins that something is wired to.
+    lines: Vec<u8>,
     console: Option<Console>,
     windows: Vec<Arc<MmioDevice>>,
     subscribers: Vec<Subscriber>,
+}
+
+impl Attached {
+    /// A line into the IOAPIC for one more device.
+    fn wire(&mut self, gsi: u32) -> Line {
+        self.lines.push(gsi as u8);
+        Line { ioapic: Arc::clone(&self.ioapic), pin: gsi }
+    }
 }
 
 /// Makes the devices, disks first, and connects each to its interrupt line and its notifications.
@@ -264,12 +277,6 @@ fn attach_all(
     exit: &Arc<Exit>,
     files: DeviceFiles,
 ) -> Result<Attached, BootError> {
-    let mut attached = Attached { console: None, windows: Vec::new(), subscribers: Vec::new() };
-    if let Some(file) = files.console {
-        let console = Console::new(file)?;
-        vm.connect_interrupt(console.interrupt(), SERIAL_GSI)?;
-        attached.console = Some(console);
-    }
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     for (index, disk) in files.disks.into_iter().enumerate() {
         let block = Block::new(disk).map_err(|source| BootError::Disk { index, source })?;
@@ -282,10 +289,23 @@ fn attach_all(
     if files.rng {
         devices.push(Box::new(Rng::new()));
     }
+    // Each pin costs a boot eight exits.
+    let pins = devices.len().checked_sub(1).map_or(SERIAL_GSI, gsi) as usize + 1;
+    let mut attached = Attached {
+        ioapic: Arc::new(Ioapic::new(pins, vm.messages())),
+        lines: Vec::new(),
+        console: None,
+        windows: Vec::new(),
+        subscribers: Vec::new(),
+    };
+    if let Some(file) = files.console {
+        let line = attached.wire(SERIAL_GSI);
+        attached.console = Some(Console::new(file, line));
+    }
     for (index, device) in devices.into_iter().enumerate() {
-        let device = MmioDevice::new(device, Arc::clone(ram.shared()))
+        let line = attached.wire(gsi(index));
+        let device = MmioDevice::new(device, Arc::clone(ram.shared()), line)
             .map_err(|source| BootError::Attach { index, source })?;
-        vm.connect_interrupt(device.interrupt(), gsi(index))?;
         attached.windows.push(device);
     }
     // I/O events last: each one makes KVM's I/O bus anew.

@@ -1,6 +1,6 @@
 //! Where a guest's port and memory accesses go: data in, data or an [`Action`] out.
 //!
-//! Ports: marks, the exit port, the serial port if there is one. Memory: the virtio-mmio windows.
+//! Ports: marks, the exit port, the serial port if there is one. Memory: the IOAPIC and the virtio-mmio windows.
 //! Anything else reads as ones, ignores writes and is counted, as on a bus where nobody answers.
 
 use std::sync::Arc;
@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::console::Console;
 use crate::exit::ExitReason;
-use crate::layout::{EXIT_PORT, MARK_PORT, MMIO_BASE, MMIO_WINDOW_BYTES, SERIAL_PORT};
+use crate::ioapic::Ioapic;
+use crate::layout::{EXIT_PORT, IOAPIC, MARK_PORT, MMIO_BASE, MMIO_WINDOW_BYTES, SERIAL_PORT};
 use crate::marks::Marks;
 use crate::virtio::MmioDevice;
 
 const SERIAL_PORTS: u16 = 8;
+const IOAPIC_BYTES: u64 = 0x1000;
 const NOBODY: u8 = 0xff;
 
 /// What a vCPU does after an access.
@@ -28,6 +30,7 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Bus {
     marks: Marks,
+    ioapic: Arc<Ioapic>,
     console: Option<Console>,
     devices: Vec<Arc<MmioDevice>>,
     unanswered: AtomicU64,
@@ -36,8 +39,13 @@ pub struct Bus {
 impl Bus {
     /// A bus with these on it; device i is at window i.
     #[must_use]
-    pub fn new(marks: Marks, console: Option<Console>, devices: Vec<Arc<MmioDevice>>) -> Self {
-        Self { marks, console, devices, unanswered: AtomicU64::new(0) }
+    pub fn new(
+        marks: Marks,
+        ioapic: Arc<Ioapic>,
+        console: Option<Console>,
+        devices: Vec<Arc<MmioDevice>>,
+    ) -> Self {
+        Self { marks, ioapic, console, devices, unanswered: AtomicU64::new(0) }
     }
 
     /// The marks of this microVM.
@@ -92,9 +100,10 @@ impl Bus {
 
     /// The guest reads `data` from `gpa`, where there is no memory.
     pub fn read_memory(&self, gpa: u64, data: &mut [u8]) {
-        match self.device(gpa) {
-            Some((device, offset)) => device.read(offset, data),
-            None => {
+        match (self.device(gpa), ioapic_offset(gpa)) {
+            (Some((device, offset)), _) => device.read(offset, data),
+            (None, Some(offset)) => self.ioapic.read(offset, data),
+            (None, None) => {
                 self.count_unanswered();
                 data.fill(NOBODY);
             }
@@ -103,9 +112,10 @@ impl Bus {
 
     /// The guest writes `data` to `gpa`, where there is no memory.
     pub fn write_memory(&self, gpa: u64, data: &[u8]) {
-        match self.device(gpa) {
-            Some((device, offset)) => device.write(offset, data),
-            None => self.count_unanswered(),
+        match (self.device(gpa), ioapic_offset(gpa)) {
+            (Some((device, offset)), _) => device.write(offset, data),
+            (None, Some(offset)) => self.ioapic.write(offset, data),
+            (None, None) => self.count_unanswered(),
         }
     }
 
@@ -123,6 +133,10 @@ impl Bus {
     fn count_unanswered(&self) {
         self.unanswered.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+fn ioapic_offset(gpa: u64) -> Option<u64> {
+    gpa.checked_sub(u64::from(IOAPIC)).filter(|offset| *offset < IOAPIC_BYTES)
 }
 
 #[cfg(test)]

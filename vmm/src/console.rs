@@ -3,6 +3,7 @@
 //! What the file does not take at once is dropped and counted, so a reader that stops reading costs
 //! output and nothing else.
 
+use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -11,10 +12,10 @@ use std::sync::{Mutex, PoisonError};
 
 use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::descriptor::{self, Access, FileRef};
 use crate::spec::ConsoleSpec;
+use crate::virtio::Interrupt;
 
 /// Why there is no console.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +28,6 @@ pub enum ConsoleError {
         /// The operating system's reason.
         source: io::Error,
     },
-    /// Its interrupt.
-    #[error("cannot make the console's interrupt")]
-    Interrupt(#[source] io::Error),
 }
 
 /// Opens where the console's output goes, so that no write to it waits.
@@ -66,13 +64,14 @@ fn unwaiting(file: &impl AsFd) -> io::Result<File> {
 
 /// The serial port's interrupt line.
 #[derive(Debug)]
-pub struct Line(EventFd);
+pub struct Line(Box<dyn Interrupt>);
 
 impl Trigger for Line {
-    type E = io::Error;
+    type E = Infallible;
 
-    fn trigger(&self) -> io::Result<()> {
-        self.0.write(1)
+    fn trigger(&self) -> Result<(), Infallible> {
+        self.0.raise();
+        Ok(())
     }
 }
 
@@ -99,25 +98,14 @@ impl<W: Write> Write for Output<W> {
 #[derive(Debug)]
 pub struct Console<W: Write = File> {
     serial: Mutex<Serial<Line, NoEvents, Output<W>>>,
-    interrupt: EventFd,
 }
 
 impl<W: Write> Console<W> {
-    /// A serial port that writes to `file`.
-    ///
-    /// # Errors
-    /// When the kernel gives no eventfd.
-    pub fn new(file: W) -> Result<Self, ConsoleError> {
-        let interrupt = EventFd::new(EFD_NONBLOCK).map_err(ConsoleError::Interrupt)?;
-        let line = Line(interrupt.try_clone().map_err(ConsoleError::Interrupt)?);
-        let serial = Mutex::new(Serial::new(line, Output { file, dropped_bytes: 0 }));
-        Ok(Self { serial, interrupt })
-    }
-
-    /// What raises the serial port's interrupt line.
+    /// A serial port that writes to `file` and raises `interrupt`.
     #[must_use]
-    pub fn interrupt(&self) -> &EventFd {
-        &self.interrupt
+    pub fn new(file: W, interrupt: impl Interrupt + 'static) -> Self {
+        let line = Line(Box::new(interrupt));
+        Self { serial: Mutex::new(Serial::new(line, Output { file, dropped_bytes: 0 })) }
     }
 
     /// Bytes that the output did not take.
@@ -135,8 +123,7 @@ impl<W: Write> Console<W> {
     /// The guest writes the register at `offset`.
     pub fn write(&self, offset: u8, value: u8) {
         let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
-        // The only errors are a full loopback buffer, which the guest made, and an interrupt line
-        // that is raised already.
+        // The only error is a full loopback buffer, which the guest made.
         let _ = serial.write(offset, value);
     }
 }

@@ -1,21 +1,27 @@
 //! KVM's virtual machine, made in the one order that is quick.
 //!
 //! `Vm<Empty> -> Vm<Mapped> -> Vm<Wired> -> Vm<Ready>`: create, then every memory slot, then the
-//! interrupt controllers, then vCPUs, then interrupt lines and I/O events. Each step consumes the one
+//! interrupt controllers, then vCPUs, then I/O events. Each step consumes the one
 //! before it, so another order does not compile. The reason: registering anything on KVM's I/O bus
 //! (the interrupt controllers, a timer, an I/O event) starts a grace period that a later memory slot
-//! waits for, milliseconds at a time. For the same reason there is no PIT, and slots never change.
+//! waits for, milliseconds at a time. For the same reason there is no PIT, slots never change, and
+//! interrupts are sent as messages: a line would need a routing table that changes as the guest boots.
 //!
 //! Every call is noted in [`Vm::calls`], so that a test can check the order itself.
 #![expect(unsafe_code, reason = "handing guest memory to KVM")]
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
-use kvm_bindings::{CpuId, KVM_API_VERSION, kvm_userspace_memory_region};
+use kvm_bindings::{
+    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap, kvm_msi,
+    kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::ioapic::Message;
 use crate::layout::TSS;
 use crate::memory::GuestRam;
 
@@ -57,12 +63,10 @@ pub enum KvmCall {
     SetTssAddress,
     /// `KVM_SET_USER_MEMORY_REGION`.
     SetUserMemoryRegion,
-    /// `KVM_CREATE_IRQCHIP`.
-    CreateIrqchip,
+    /// `KVM_ENABLE_CAP` with `KVM_CAP_SPLIT_IRQCHIP`.
+    SplitIrqchip,
     /// `KVM_CREATE_VCPU`.
     CreateVcpu,
-    /// `KVM_IRQFD`.
-    Irqfd,
     /// `KVM_IOEVENTFD`.
     Ioeventfd,
 }
@@ -83,7 +87,7 @@ pub struct Ready;
 /// A virtual machine at one stage of being made.
 #[derive(Debug)]
 pub struct Vm<Stage> {
-    fd: VmFd,
+    fd: Arc<VmFd>,
     calls: Vec<KvmCall>,
     stage: PhantomData<Stage>,
 }
@@ -114,7 +118,7 @@ impl Vm<Empty> {
             kvm.get_supported_cpuid(MAX_CPUID_ENTRIES)
         })?;
         let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
-        let mut vm = Self { fd, calls, stage: PhantomData };
+        let mut vm = Self { fd: Arc::new(fd), calls, stage: PhantomData };
         vm.call(KvmCall::SetTssAddress, |fd| fd.set_tss_address(TSS as usize))?;
         Ok((vm, Host { cpuid, tsc_deadline }))
     }
@@ -143,12 +147,14 @@ impl Vm<Empty> {
 }
 
 impl Vm<Mapped> {
-    /// Makes the PICs, the IOAPIC and, with each vCPU, its local APIC; no PIT.
+    /// Has KVM make a local APIC with each vCPU, and leaves the rest to [`crate::ioapic`]: no PIC, no PIT.
     ///
     /// # Errors
-    /// When KVM has no interrupt controllers.
-    pub fn create_irqchip(mut self) -> Result<Vm<Wired>, KvmError> {
-        self.call(KvmCall::CreateIrqchip, VmFd::create_irq_chip)?;
+    /// When KVM has no local APICs.
+    pub fn split_irqchip(mut self) -> Result<Vm<Wired>, KvmError> {
+        // No line is level-triggered, so there is no end of interrupt that anybody waits for.
+        let cap = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
+        self.call(KvmCall::SplitIrqchip, |fd| fd.enable_cap(&cap))?;
         Ok(self.next())
     }
 }
@@ -167,12 +173,14 @@ impl Vm<Wired> {
 }
 
 impl Vm<Ready> {
-    /// Raises interrupt line `gsi` whenever `event` is written.
-    ///
-    /// # Errors
-    /// When KVM refuses.
-    pub fn connect_interrupt(&mut self, event: &EventFd, gsi: u32) -> Result<(), KvmError> {
-        self.call(KvmCall::Irqfd, |fd| fd.register_irqfd(event, gsi))
+    /// A way to send messages to the vCPUs' local APICs, from any thread.
+    pub fn messages(&self) -> impl Fn(Message) + Send + Sync + use<> {
+        let fd = Arc::clone(&self.fd);
+        move |Message { address, data }| {
+            let message = kvm_msi { address_lo: address, data, ..Default::default() };
+            // KVM tells whether anybody took it; a guest that names nobody gets nothing.
+            let _ = fd.signal_msi(message);
+        }
     }
 
     /// Writes `event` whenever the guest writes at `gpa`, without a way out of KVM.

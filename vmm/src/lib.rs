@@ -25,6 +25,7 @@ pub mod layout;
 pub mod memory;
 
 pub mod bootparams;
+pub mod ioapic;
 pub mod kernel;
 pub mod mptable;
 

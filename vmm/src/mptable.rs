@@ -2,8 +2,8 @@
 //! its IOAPIC and its interrupt lines.
 //!
 //! Linux looks at the extended BIOS data area early and finds the table at its first byte. The
-//! interrupt lines are ISA lines 0 to 15 wired one to one, edge-triggered and active high, which is
-//! what an irqfd without a resample event is.
+//! interrupt lines are those ISA lines that a device has, wired one to one, edge-triggered and active
+//! high; each line named costs a boot an interrupt descriptor.
 
 use crate::layout::{EBDA, IOAPIC, LOCAL_APIC};
 
@@ -11,7 +11,7 @@ const POINTER_BYTES: usize = 16;
 const HEADER_BYTES: usize = 44;
 const PROCESSOR_BYTES: usize = 20;
 const ENTRY_BYTES: usize = 8;
-const ISA_LINES: u8 = 16;
+const ISA_LINES: usize = 16;
 
 const REVISION_1_4: u8 = 4;
 /// Version number of an APIC that is not an 82489DX and has its usual registers.
@@ -30,17 +30,18 @@ const NMI: u8 = 1;
 const EXTERNAL: u8 = 3;
 const EVERY_APIC: u8 = 0xff;
 
-/// Size in bytes of the table of a guest with that many vCPUs.
+/// Size in bytes of the table of a guest with that many vCPUs and every line in use.
 #[must_use]
 pub const fn bytes(vcpus: u8) -> usize {
     // Besides processors and interrupt lines: a bus, an IOAPIC and two local interrupts.
-    let entries = 4 + ISA_LINES as usize;
+    let entries = 4 + ISA_LINES;
     POINTER_BYTES + HEADER_BYTES + vcpus as usize * PROCESSOR_BYTES + entries * ENTRY_BYTES
 }
 
-/// The table of a guest whose vCPUs have the APIC ids 0 to `vcpus` - 1, to be placed at [`EBDA`].
+/// The table of a guest whose vCPUs have the APIC ids 0 to `vcpus` - 1 and whose devices have `lines`, each below 16 and there
+/// once; to be placed at [`EBDA`].
 #[must_use]
-pub fn table(vcpus: u8) -> Vec<u8> {
+pub fn table(vcpus: u8, lines: &[u8]) -> Vec<u8> {
     let ioapic_id = vcpus;
     let mut entries = Vec::with_capacity(bytes(vcpus));
     for apic_id in 0..vcpus {
@@ -49,14 +50,14 @@ pub fn table(vcpus: u8) -> Vec<u8> {
     entries.extend_from_slice(&[BUS, 0, b'I', b'S', b'A', b' ', b' ', b' ']);
     let [a, b, c, d] = IOAPIC.to_le_bytes();
     entries.extend_from_slice(&[IO_APIC, ioapic_id, APIC_VERSION, 1, a, b, c, d]);
-    for line in 0..ISA_LINES {
-        entries.extend_from_slice(&[IO_INTERRUPT, VECTORED, 0, 0, 0, line, ioapic_id, line]);
+    for line in lines {
+        entries.extend_from_slice(&[IO_INTERRUPT, VECTORED, 0, 0, 0, *line, ioapic_id, *line]);
     }
     entries.extend_from_slice(&[LOCAL_INTERRUPT, EXTERNAL, 0, 0, 0, 0, 0, 0]);
     entries.extend_from_slice(&[LOCAL_INTERRUPT, NMI, 0, 0, 0, 0, EVERY_APIC, 1]);
 
     let mut table = pointer().to_vec();
-    table.extend_from_slice(&header(vcpus, &entries));
+    table.extend_from_slice(&header(vcpus, lines, &entries));
     table.extend_from_slice(&entries);
     table
 }
@@ -72,14 +73,14 @@ fn pointer() -> [u8; POINTER_BYTES] {
     pointer
 }
 
-fn header(vcpus: u8, entries: &[u8]) -> [u8; HEADER_BYTES] {
+fn header(vcpus: u8, lines: &[u8], entries: &[u8]) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[..4].copy_from_slice(b"PCMP");
     header[4..6].copy_from_slice(&((HEADER_BYTES + entries.len()) as u16).to_le_bytes());
     header[6] = REVISION_1_4;
     header[8..16].copy_from_slice(b"VOTIVE  ");
     header[16..28].copy_from_slice(b"VMM         ");
-    let count = u16::from(vcpus) + u16::from(ISA_LINES) + 4;
+    let count = u16::from(vcpus) + lines.len() as u16 + 4;
     header[34..36].copy_from_slice(&count.to_le_bytes());
     header[36..40].copy_from_slice(&LOCAL_APIC.to_le_bytes());
     header[7] = checksum(&[&header, entries]);

@@ -10,14 +10,14 @@
 //!  DRIVER_OK  ------------> queues checked, put in the seat, wake eventfd --> activate, process
 //!  QueueNotify (ioeventfd) -----------------------------> wake eventfd -----> process
 //!  status = 0 ------------> queues taken from the seat (waits for the request in hand), wake --> reset
-//!  IRQ <------------------- irqfd <------------------------------------------ used buffers
+//!  IRQ <------------------- Interrupt <-------------------------------------- used buffers
 //! ```
 //!
 //! How the machine attaches a device:
 //!
-//! 1. `MmioDevice::new(Box::new(device), ram)` makes the transport (two eventfds, nothing else).
+//! 1. `MmioDevice::new(Box::new(device), ram, interrupt)` makes the transport (an eventfd, nothing else).
 //! 2. [`MmioDevice::read`] and [`MmioDevice::write`] serve the 4 KiB window; they never fail.
-//! 3. [`MmioDevice::interrupt`] goes to `KVM_IRQFD` with the device's GSI (edge-triggered, no resample descriptor).
+//! 3. Its [`Interrupt`] is an edge-triggered line, raised from the device's worker and from vCPU threads.
 //! 4. [`MmioDevice::notifier`] goes to `KVM_IOEVENTFD` at window + [`QUEUE_NOTIFY`], length 0 and no datamatch
 //!    (`kvm_ioctls::NoDatamatch`): one descriptor serves all queues of the device, so the I/O bus stays short. Without an
 //!    ioeventfd the write reaches [`MmioDevice::write`] and has the same effect.
@@ -25,9 +25,9 @@
 //!
 //! ```text
 //! // Signatures, for orientation:
-//! MmioDevice::new(device: Box<dyn VirtioDevice>, ram: GuestRam) -> Result<Arc<MmioDevice>, MmioError>
+//! MmioDevice::new(device: Box<dyn VirtioDevice>, ram: GuestRam, interrupt: impl Interrupt) -> Result<Arc<MmioDevice>, MmioError>
 //! MmioDevice::read(&self, offset: u64, data: &mut [u8])     MmioDevice::write(&self, offset: u64, data: &[u8])
-//! MmioDevice::interrupt(&self) -> &EventFd                  MmioDevice::notifier(&self) -> &EventFd
+//! MmioDevice::notifier(&self) -> &EventFd
 //! spawn_worker(device: Arc<MmioDevice>, died: impl FnOnce(WorkerError) + Send + 'static) -> Result<JoinHandle<()>, WorkerError>
 //! DeviceSubscriber::new(device: Arc<MmioDevice>) -> DeviceSubscriber           // event_manager::MutEventSubscriber
 //! block::Block::new(block::BlockSpec { file: File, read_only: bool, serial: String }) -> Result<Block, BlockError>
@@ -63,7 +63,7 @@ pub mod rng;
 pub mod vsock;
 mod worker;
 
-pub use device::{DeviceTraits, VirtioDevice, Wake};
+pub use device::{DeviceTraits, Interrupt, VirtioDevice, Wake};
 pub use mmio::{Counts, MmioDevice, MmioError, QUEUE_NOTIFY, WINDOW_BYTES};
 pub use ring::{Answer, Chain, LetGo, Nonsense, Rings, Segment};
 pub use worker::{DeviceSubscriber, WorkerError, spawn_worker};

@@ -2,16 +2,27 @@
 
 use std::sync::Arc;
 
+use vmm_sys_util::eventfd::EventFd;
+
 use super::{Action, Bus};
 use crate::console::Console;
 use crate::exit::ExitReason;
+use crate::ioapic::Ioapic;
 use crate::layout::mmio_address;
 use crate::marks::Marks;
 use crate::memory::{GuestRam, LowMemory};
 use crate::virtio::{MmioDevice, rng};
 
 fn empty() -> Bus {
-    Bus::new(Marks::default(), None, Vec::new())
+    bus(None, Vec::new())
+}
+
+fn bus(console: Option<Console>, devices: Vec<Arc<MmioDevice>>) -> Bus {
+    Bus::new(Marks::default(), Arc::new(Ioapic::new(24, |_| ())), console, devices)
+}
+
+fn line() -> EventFd {
+    EventFd::new(0).unwrap()
 }
 
 #[test]
@@ -44,11 +55,7 @@ fn where_nobody_answers_reads_are_ones_writes_are_lost_and_both_are_counted() {
 
 #[test]
 fn the_serial_port_answers_at_its_eight_ports_only() {
-    let bus = Bus::new(
-        Marks::default(),
-        Some(Console::new(tempfile::tempfile().unwrap()).unwrap()),
-        Vec::new(),
-    );
+    let bus = bus(Some(Console::new(tempfile::tempfile().unwrap(), line())), Vec::new());
     let mut data = [0; 2];
     bus.read_port(0x3fd, &mut data);
     assert_eq!(data, [0x60, 0xff]);
@@ -63,8 +70,9 @@ fn the_serial_port_answers_at_its_eight_ports_only() {
 #[test]
 fn each_window_reaches_its_own_device() {
     let ram = GuestRam::map(128 << 20, LowMemory::HugePage).unwrap();
-    let device = || MmioDevice::new(Box::new(rng::Rng::new()), Arc::clone(ram.shared())).unwrap();
-    let bus = Bus::new(Marks::default(), None, vec![device(), device()]);
+    let rng = || Box::new(rng::Rng::new());
+    let device = || MmioDevice::new(rng(), Arc::clone(ram.shared()), line()).unwrap();
+    let bus = bus(None, vec![device(), device()]);
     let status = |index: usize| {
         let mut data = [0; 4];
         bus.read_memory(mmio_address(index) + 0x70, &mut data);
@@ -76,4 +84,17 @@ fn each_window_reaches_its_own_device() {
     bus.read_memory(mmio_address(0), &mut magic);
     assert_eq!(&magic, b"virt");
     assert_eq!(bus.unanswered(), 0);
+}
+
+#[test]
+fn the_ioapic_answers_at_its_page_only() {
+    let bus = empty();
+    bus.write_memory(0xfec0_0000, &1_u32.to_le_bytes());
+    let mut version = [0; 4];
+    bus.read_memory(0xfec0_0010, &mut version);
+    assert_eq!(u32::from_le_bytes(version), 0x0017_0011);
+    assert_eq!(bus.unanswered(), 0);
+    bus.read_memory(0xfec0_1010, &mut version);
+    bus.read_memory(0xfebf_fffc, &mut version);
+    assert_eq!(bus.unanswered(), 2);
 }

@@ -7,13 +7,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use super::{Console, open};
 use crate::descriptor::FileRef;
 use crate::spec::ConsoleSpec;
+use vmm_sys_util::eventfd::EventFd;
+
+fn line() -> EventFd {
+    EventFd::new(0).unwrap()
+}
 
 #[test]
 fn what_the_guest_writes_to_the_data_register_comes_out() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("console");
     let console =
-        Console::new(open(&ConsoleSpec::File(FileRef::Path(path.clone()))).unwrap()).unwrap();
+        Console::new(open(&ConsoleSpec::File(FileRef::Path(path.clone()))).unwrap(), line());
     b"hello\n".iter().for_each(|byte| console.write(0, *byte));
     assert_eq!(std::fs::read(path).unwrap(), b"hello\n");
     assert_eq!(console.dropped_bytes(), 0);
@@ -25,7 +30,7 @@ fn a_reader_that_does_not_read_costs_output_and_no_time() {
     let (mut reader, writer) = io::pipe().unwrap();
     let fd = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&writer));
     let file = OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK).open(fd).unwrap();
-    let console = Console::new(file).unwrap();
+    let console = Console::new(file, line());
     drop(writer);
     for _ in 0..100_000 {
         console.write(0, b'x');
@@ -59,7 +64,7 @@ fn an_output_that_fails_is_counted() {
             Ok(())
         }
     }
-    let console = Console::new(Broken).unwrap();
+    let console = Console::new(Broken, line());
     console.write(0, b'x');
     assert_eq!(console.dropped_bytes(), 1);
 }

@@ -1,6 +1,9 @@
 //! What a device model is to its transport: plain data and four calls.
 
+use std::fmt;
 use std::os::fd::BorrowedFd;
+
+use vmm_sys_util::eventfd::EventFd;
 
 use super::Rings;
 
@@ -49,5 +52,19 @@ pub trait VirtioDevice: Send {
     /// [`Wake::Host`] if a driver is active. Must be quiet while none is. Asked for once, by the worker.
     fn host_events(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+}
+
+/// A line that interrupts the guest, once for each time that it is raised.
+pub trait Interrupt: fmt::Debug + Send + Sync {
+    /// Raises it, from any thread.
+    fn raise(&self);
+}
+
+/// For whoever watches a device without a machine around it.
+impl Interrupt for EventFd {
+    fn raise(&self) {
+        // Fails only at 2^64 - 2 interrupts that nobody has read.
+        let _ = self.write(1);
     }
 }

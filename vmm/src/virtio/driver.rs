@@ -11,9 +11,10 @@ use std::sync::atomic::Ordering;
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::mmio::{CONFIG, offset, status};
-use super::{GuestRam, MmioDevice, Wake};
+use super::{GuestRam, MmioDevice, VirtioDevice, Wake};
 
 /// Guest physical address of data buffers; rings lie below.
 pub const DATA: u64 = 0x4_0000;
@@ -71,6 +72,7 @@ struct Position {
 #[derive(Debug)]
 pub struct GuestDriver {
     device: Arc<MmioDevice>,
+    interrupt: EventFd,
     ram: GuestRam,
     positions: Vec<Position>,
     event_idx: bool,
@@ -89,11 +91,14 @@ pub fn ram() -> Result<GuestRam, vm_memory::mmap::FromRangesError> {
 }
 
 impl GuestDriver {
-    /// A driver for `device`, which must use `ram`.
+    /// A driver for `device`, which is given registers and `ram`.
     ///
     /// # Errors
-    /// The device's descriptors cannot be watched.
-    pub fn new(device: Arc<MmioDevice>, ram: GuestRam) -> io::Result<Self> {
+    /// The device's descriptors cannot be made or watched.
+    pub fn new(device: Box<dyn VirtioDevice>, ram: GuestRam) -> io::Result<Self> {
+        let interrupt = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)?;
+        let device = MmioDevice::new(device, Arc::clone(&ram), interrupt.try_clone()?)
+            .map_err(io::Error::other)?;
         let queues = device.traits().queue_sizes.len();
         let epoll = Epoll::new()?;
         let watch =
@@ -103,7 +108,7 @@ impl GuestDriver {
             watch(fd, HOST)?;
         }
         let positions = vec![Position::default(); queues];
-        Ok(GuestDriver { device, ram, positions, event_idx: false, epoll })
+        Ok(GuestDriver { device, interrupt, ram, positions, event_idx: false, epoll })
     }
 
     /// The device.
@@ -356,7 +361,12 @@ impl GuestDriver {
 
     /// Takes the interrupts raised since the last call; how many.
     pub fn interrupts(&self) -> u64 {
-        self.device.interrupt().read().unwrap_or(0)
+        self.interrupt.read().unwrap_or(0)
+    }
+
+    /// What the device raises.
+    pub fn interrupt(&self) -> &EventFd {
+        &self.interrupt
     }
 
     /// Writes bytes into guest RAM; outside of it nothing happens.

@@ -10,7 +10,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::block::{Block, BlockSpec};
@@ -19,7 +18,7 @@ use super::driver::{
 };
 use super::rng::Rng;
 use super::vsock::{Vsock, VsockSpec};
-use super::{MmioDevice, VirtioDevice, Wake};
+use super::{VirtioDevice, Wake};
 
 #[cfg(test)]
 mod tests;
@@ -390,7 +389,6 @@ fn check(driver: &mut GuestDriver, queue: usize, chain: &[Buffer], len: u32) {
 
 fn driver_for(device: Box<dyn VirtioDevice>) -> Option<GuestDriver> {
     let ram = ram().ok()?;
-    let device = MmioDevice::new(device, Arc::clone(&ram)).ok()?;
     let mut driver = GuestDriver::new(device, ram).ok()?;
     driver.start(VERSION_1).then_some(driver)
 }

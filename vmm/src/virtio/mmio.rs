@@ -17,7 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 use self::registers::{Effect, Registers};
 pub(super) use self::registers::{offset, status};
 use super::ring::{LetGo, Nonsense, Rings};
-use super::{DeviceTraits, GuestRam, VirtioDevice, Wake, log};
+use super::{DeviceTraits, GuestRam, Interrupt, VirtioDevice, Wake, log};
 
 mod registers;
 #[cfg(test)]
@@ -39,10 +39,8 @@ const INTERRUPT_ALL: u32 = INTERRUPT_USED | INTERRUPT_CONFIG;
 #[derive(Debug, thiserror::Error)]
 pub enum MmioError {
     /// An eventfd could not be created.
-    #[error("create the {purpose} eventfd of {device}")]
+    #[error("create the notifier of {device}")]
     EventFd {
-        /// Which of the two.
-        purpose: &'static str,
         /// Name of the device.
         device: &'static str,
         /// Why.
@@ -73,7 +71,7 @@ pub struct MmioDevice {
     refused_registers: AtomicU64,
     refused_requests: AtomicU64,
     resets_needed: AtomicU64,
-    interrupt: EventFd,
+    interrupt: Box<dyn Interrupt>,
     notifier: EventFd,
 }
 
@@ -95,23 +93,20 @@ impl std::fmt::Debug for MmioDevice {
 }
 
 impl MmioDevice {
-    /// Puts registers in front of `device`, whose buffers will lie in `ram`.
+    /// Puts registers in front of `device`, whose buffers will lie in `ram` and which raises `interrupt`.
     ///
     /// # Errors
-    /// An eventfd cannot be created (limit on descriptors).
-    pub fn new(device: Box<dyn VirtioDevice>, ram: GuestRam) -> Result<Arc<Self>, MmioError> {
+    /// No eventfd can be created (limit on descriptors).
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        ram: GuestRam,
+        interrupt: impl Interrupt + 'static,
+    ) -> Result<Arc<Self>, MmioError> {
         let traits = device.traits();
         let offered = traits.features | (1 << VIRTIO_F_VERSION_1) | (1 << VIRTIO_RING_F_EVENT_IDX);
         // The notifier is read by one worker that has nothing else to do, or that knows that there is something to read.
-        let eventfd = |purpose, flags| {
-            EventFd::new(libc::EFD_CLOEXEC | flags).map_err(|source| MmioError::EventFd {
-                purpose,
-                device: traits.name,
-                source,
-            })
-        };
-        let (interrupt, notifier) =
-            (eventfd("interrupt", libc::EFD_NONBLOCK)?, eventfd("notify", 0)?);
+        let notifier = EventFd::new(libc::EFD_CLOEXEC)
+            .map_err(|source| MmioError::EventFd { device: traits.name, source })?;
         Ok(Arc::new(MmioDevice {
             registers: Mutex::new(Registers::new(traits.device_id, offered, traits.queue_sizes)),
             seat: Mutex::new(Seat {
@@ -129,7 +124,7 @@ impl MmioDevice {
             refused_registers: AtomicU64::new(0),
             refused_requests: AtomicU64::new(0),
             resets_needed: AtomicU64::new(0),
-            interrupt,
+            interrupt: Box::new(interrupt),
             notifier,
         }))
     }
@@ -137,11 +132,6 @@ impl MmioDevice {
     /// What the device is.
     pub fn traits(&self) -> &DeviceTraits {
         &self.traits
-    }
-
-    /// Written when the guest is to be interrupted. For `KVM_IRQFD`, edge-triggered.
-    pub fn interrupt(&self) -> &EventFd {
-        &self.interrupt
     }
 
     /// Wakes the worker: for `KVM_IOEVENTFD` at window + [`QUEUE_NOTIFY`], without datamatch. One for all queues.
@@ -294,7 +284,7 @@ impl MmioDevice {
 
     fn raise(&self, bit: u32) {
         self.interrupt_status.fetch_or(bit, Ordering::AcqRel);
-        signal(&self.interrupt);
+        self.interrupt.raise();
     }
 
     fn wake(&self) {

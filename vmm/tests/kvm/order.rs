@@ -17,15 +17,15 @@ fn calls(guest: &Guest) -> Vec<KvmCall> {
 }
 
 #[test]
-fn memory_comes_before_interrupt_controllers_vcpus_lines_and_events_and_there_is_no_timer() {
+fn memory_comes_before_interrupt_controllers_vcpus_and_events_and_there_is_no_timer() {
     let guest = Guest::shaped(&[&stop(0)], 2);
     let disk = guest.file("disk");
     std::fs::File::create(&disk).unwrap().set_len(1 << 20).unwrap();
     let disk = format!("path={}", disk.display());
     let guest = guest.with(&["--disk", &disk, "--vsock", "cid=3", "--console", "/dev/null"]);
     use KvmCall::{
-        CreateIrqchip, CreateVcpu, CreateVm, GetSupportedCpuid, Ioeventfd, Irqfd, SetTssAddress,
-        SetUserMemoryRegion,
+        CreateVcpu, CreateVm, GetSupportedCpuid, Ioeventfd, SetTssAddress, SetUserMemoryRegion,
+        SplitIrqchip,
     };
     assert_eq!(
         calls(&guest),
@@ -34,14 +34,10 @@ fn memory_comes_before_interrupt_controllers_vcpus_lines_and_events_and_there_is
             GetSupportedCpuid,
             SetTssAddress,
             SetUserMemoryRegion,
-            CreateIrqchip,
+            SplitIrqchip,
             CreateVcpu,
             CreateVcpu,
-            // Console, disk, vsock, entropy.
-            Irqfd,
-            Irqfd,
-            Irqfd,
-            Irqfd,
+            // Disk, vsock, entropy.
             Ioeventfd,
             Ioeventfd,
             Ioeventfd
@@ -58,6 +54,6 @@ fn no_memory_slot_ever_follows_the_first_call_that_is_none() {
     let slots = calls.iter().filter(|call| **call == KvmCall::SetUserMemoryRegion).count();
     assert_eq!(slots, 2);
     let last_slot = calls.iter().rposition(|call| *call == KvmCall::SetUserMemoryRegion);
-    let irqchip = calls.iter().position(|call| *call == KvmCall::CreateIrqchip);
+    let irqchip = calls.iter().position(|call| *call == KvmCall::SplitIrqchip);
     assert!(last_slot < irqchip, "{calls:?}");
 }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::virtio::MmioDevice;
 use crate::virtio::driver::{
     Buffer, DATA, GuestDriver, HIGH, REGION_BYTES, ram, readable, writable,
 };
@@ -40,8 +39,7 @@ fn rig(read_only: bool) -> Rig {
         BlockSpec { file: file.try_clone().unwrap(), read_only, serial: "disk-7".to_owned() };
     let ram = ram().unwrap();
     let device = Block::new(spec).unwrap();
-    let device = MmioDevice::new(Box::new(device), Arc::clone(&ram)).unwrap();
-    let mut driver = GuestDriver::new(device, ram).unwrap();
+    let mut driver = GuestDriver::new(Box::new(device), ram).unwrap();
     let offered = driver.offered();
     assert!(driver.start(offered & !(1 << 29)));
     driver.work(Wake::Guest);
@@ -293,8 +291,7 @@ fn a_file_that_cannot_be_written_gives_errors_and_not_a_dead_device() {
         serial: "d".to_owned(),
     };
     let ram = ram().unwrap();
-    let device = MmioDevice::new(Box::new(Block::new(spec).unwrap()), Arc::clone(&ram)).unwrap();
-    let mut driver = GuestDriver::new(device, ram).unwrap();
+    let mut driver = GuestDriver::new(Box::new(Block::new(spec).unwrap()), ram).unwrap();
     let offered = driver.offered();
     assert!(driver.start(offered));
     let mut rig = Rig { driver, file: named.reopen().unwrap() };
@@ -308,7 +305,7 @@ fn its_own_thread_serves_it_until_the_guest_has_its_answer() {
     let device = Arc::clone(rig.driver.device());
     let worker = crate::virtio::spawn_worker(device, |error| panic!("{error}"));
     assert!(worker.is_ok());
-    let interrupt = rig.driver.device().interrupt().try_clone().unwrap();
+    let interrupt = rig.driver.interrupt().try_clone().unwrap();
     rig.offer(IN, 2, &[writable(BUFFER_AT, 1024)]);
     rig.driver.kick(0);
     wait_readable(&interrupt);

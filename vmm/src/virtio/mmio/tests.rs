@@ -63,8 +63,7 @@ fn echo() -> (GuestDriver, Calls) {
     let calls = Calls::default();
     let device = Echo { calls: calls.clone(), chain: Chain::with_capacity(16) };
     let ram = ram().unwrap();
-    let device = MmioDevice::new(Box::new(device), Arc::clone(&ram)).unwrap();
-    (GuestDriver::new(device, ram).unwrap(), calls)
+    (GuestDriver::new(Box::new(device), ram).unwrap(), calls)
 }
 
 /// A driver that has said DRIVER_OK, and a worker that has heard of it.
@@ -488,10 +487,10 @@ fn reset_waits_for_the_request_in_hand_and_none_follows() {
     let (entered, inside) = mpsc::channel();
     let device = Slow { chain: Chain::with_capacity(16), entered };
     let ram = ram().unwrap();
-    let device = MmioDevice::new(Box::new(device), Arc::clone(&ram)).unwrap();
-    let worker = crate::virtio::spawn_worker(Arc::clone(&device), |error| panic!("{error}"));
+    let mut driver = GuestDriver::new(Box::new(device), ram).unwrap();
+    let device = Arc::clone(driver.device());
+    let worker = crate::virtio::spawn_worker(device, |error| panic!("{error}"));
     assert!(worker.is_ok());
-    let mut driver = GuestDriver::new(device, ram).unwrap();
     assert!(driver.start(VERSION_1));
     driver.offer(0, &[writable(0x4_0000, 1)]);
     driver.offer(0, &[writable(0x4_0001, 1)]);

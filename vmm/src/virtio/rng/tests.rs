@@ -2,16 +2,12 @@
 
 #![expect(clippy::indexing_slicing, reason = "a test that panics has found something")]
 
-use std::sync::Arc;
-
 use super::*;
-use crate::virtio::MmioDevice;
 use crate::virtio::driver::{DATA, GuestDriver, ram, readable, writable};
 
 fn running() -> GuestDriver {
     let ram = ram().unwrap();
-    let device = MmioDevice::new(Box::new(Rng::new()), Arc::clone(&ram)).unwrap();
-    let mut driver = GuestDriver::new(device, ram).unwrap();
+    let mut driver = GuestDriver::new(Box::new(Rng::new()), ram).unwrap();
     assert!(driver.start(1 << 32));
     driver.work(Wake::Guest);
     driver

@@ -9,7 +9,6 @@
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
 use std::thread;
 
 use super::limits::{
@@ -17,7 +16,6 @@ use super::limits::{
 };
 use super::packet::{HEADER_BYTES, Header, op, shutdown};
 use super::*;
-use crate::virtio::MmioDevice;
 use crate::virtio::driver::{Buffer, DATA, GuestDriver, HIGH, TURNS_MAX, ram, readable, writable};
 
 const CID: u64 = 42;
@@ -56,8 +54,7 @@ impl Rig {
         let spec = VsockSpec { guest_cid: 42, path, ports };
         let ram = ram().unwrap();
         let device = Vsock::new(spec).unwrap();
-        let device = MmioDevice::new(Box::new(device), Arc::clone(&ram)).unwrap();
-        let mut driver = GuestDriver::new(device, ram).unwrap();
+        let mut driver = GuestDriver::new(Box::new(device), ram).unwrap();
         assert!(driver.start(features));
         assert!(driver.run(0) > 0);
         Rig { driver, folder, posted: 0 }

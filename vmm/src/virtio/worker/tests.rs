@@ -16,14 +16,15 @@ fn one_event_loop_serves_guests_and_host_programs() {
     let path = folder.path().join("v.sock");
     let spec = VsockSpec { guest_cid: 3, path: Some(path.clone()), ports: Vec::new() };
     let ram = ram().unwrap();
-    let rng = MmioDevice::new(Box::new(Rng::new()), Arc::clone(&ram)).unwrap();
-    let vsock = MmioDevice::new(Box::new(Vsock::new(spec).unwrap()), Arc::clone(&ram)).unwrap();
+    let vsock = Box::new(Vsock::new(spec).unwrap());
+    let mut rng = GuestDriver::new(Box::new(Rng::new()), Arc::clone(&ram)).unwrap();
+    let mut vsock = GuestDriver::new(vsock, ram).unwrap();
     let mut events = EventManager::<DeviceSubscriber>::new().unwrap();
     for device in [&rng, &vsock] {
-        events.add_subscriber(DeviceSubscriber::new(Arc::clone(device)));
+        events.add_subscriber(DeviceSubscriber::new(Arc::clone(device.device())));
     }
     let mut turn = |least: usize| assert!(events.run_with_timeout(10_000).unwrap() >= least);
-    let mut guest = GuestDriver::new(rng, Arc::clone(&ram)).unwrap();
+    let guest = &mut rng;
     assert!(guest.start(1 << 32));
     turn(1);
     guest.offer(0, &[writable(DATA, 16)]);
@@ -31,7 +32,7 @@ fn one_event_loop_serves_guests_and_host_programs() {
     turn(1);
     assert_eq!(guest.used(0), Some((0, 16)));
     // Both devices' rings lie in the same places: the first one is done with them.
-    let mut guest = GuestDriver::new(vsock, ram).unwrap();
+    let guest = &mut vsock;
     assert!(guest.start(1 << 32));
     guest.offer(0, &[writable(DATA, 4096)]);
     turn(1);
