@@ -75,3 +75,6 @@ fn run(folder: &Path, image: &Path) -> Result<(), ErofsError> {
     let reason = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no reason given");
     Err(ErofsError::Pack { folder: folder.to_owned(), reason: reason.trim().to_owned() })
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,3 +41,6 @@ fn read_folder<R: Read + Seek>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

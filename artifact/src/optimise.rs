@@ -1,13 +1,15 @@
 //! From an uploaded ZIP to the image that every microVM of the function maps.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::erofs::{self, ErofsError};
 use crate::folder::{self, FolderError};
 use crate::limits::Limits;
+use crate::workplace::Workplace;
 
 /// What became of a ZIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +47,9 @@ pub enum OptimiseError {
     #[error("cannot lay out the archive's files")]
     Write(#[source] FolderError),
     /// There is no place for intermediate files.
-    #[error("cannot make a temporary folder beside {path}")]
+    #[error("cannot make a temporary folder in {path}")]
     Scratch {
-        /// The image that was wanted.
+        /// The folder for temporary files.
         path: PathBuf,
         /// Why.
         #[source]
@@ -60,8 +62,39 @@ pub enum OptimiseError {
 
 /// Makes the EROFS image of a ZIP at `out`: the same ZIP gives the same bytes anywhere.
 ///
-/// `out` appears whole or not at all; intermediate files live in a folder beside it that is removed in every case.
+/// `out` appears whole or not at all; intermediate files live in a [`Workplace`] beside it.
+///
+/// # Errors
+/// [`OptimiseError`]
 pub fn optimise_zip(zip: &Path, out: &Path, limits: &Limits) -> Result<Summary, OptimiseError> {
+    let parent = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let (_workplace, image, summary) = optimise_in(zip, parent.unwrap_or(Path::new(".")), limits)?;
+    std::fs::rename(image, out)
+        .map_err(|source| ErofsError::Write { path: out.to_owned(), source })?;
+    Ok(summary)
+}
+
+/// As [`optimise_zip`], with an image that has no name any more: nothing is left of it once it is closed. `folder` is
+/// where temporary files may be.
+///
+/// # Errors
+/// [`OptimiseError`]
+pub fn optimise_zip_unnamed(
+    zip: &Path,
+    folder: &Path,
+    limits: &Limits,
+) -> Result<(File, Summary), OptimiseError> {
+    let (_workplace, image, summary) = optimise_in(zip, folder, limits)?;
+    let file = File::open(&image).map_err(|source| ErofsError::Write { path: image, source })?;
+    Ok((file, summary))
+}
+
+/// Makes the image inside a new workplace in `folder`.
+fn optimise_in(
+    zip: &Path,
+    folder: &Path,
+    limits: &Limits,
+) -> Result<(Workplace, PathBuf, Summary), OptimiseError> {
     let open =
         || File::open(zip).map_err(|source| OptimiseError::Open { path: zip.to_owned(), source });
     let file = open()?;
@@ -70,26 +103,29 @@ pub fn optimise_zip(zip: &Path, out: &Path, limits: &Limits) -> Result<Summary, 
         .map_err(|source| OptimiseError::Open { path: zip.to_owned(), source })?
         .len();
     let mut archive = Archive::open(file, open()?, limits).map_err(OptimiseError::Refused)?;
-    let beside = out.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let scratch = tempfile::Builder::new()
-        .prefix(".unzip-")
-        .tempdir_in(beside.unwrap_or(Path::new(".")))
-        .map_err(|source| OptimiseError::Scratch { path: out.to_owned(), source })?;
-    let count = folder::fill(&mut archive, scratch.path()).map_err(|error| match error {
+    let scratch = |source| OptimiseError::Scratch { path: folder.to_owned(), source };
+    let workplace = Workplace::new_in(folder).map_err(scratch)?;
+    let files = workplace.path().join("files");
+    std::fs::create_dir(&files).map_err(scratch)?;
+    // It becomes `/var/task`, which the function's user may read, whatever the umask is here.
+    std::fs::set_permissions(&files, Permissions::from_mode(0o755)).map_err(scratch)?;
+    let count = folder::fill(&mut archive, &files).map_err(|error| match error {
         FolderError::Archive(error) => OptimiseError::Refused(error),
         error @ FolderError::Write { .. } => OptimiseError::Write(error),
     })?;
-    erofs::pack(scratch.path(), out)?;
+    let image = workplace.path().join("image.erofs");
+    erofs::pack(&files, &image)?;
     let image_bytes =
-        out.metadata().map_err(|source| ErofsError::Write { path: out.to_owned(), source })?.len();
-    Ok(Summary {
+        image.metadata().map_err(|source| ErofsError::Write { path: image.clone(), source })?.len();
+    let summary = Summary {
         files: count.files,
         links: count.links,
         folders: count.folders,
         zipped_bytes,
         unzipped_bytes: archive.unzipped(),
         image_bytes,
-    })
+    };
+    Ok((workplace, image, summary))
 }
 
 #[cfg(test)]
