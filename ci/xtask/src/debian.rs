@@ -27,10 +27,14 @@ pub(crate) struct Package {
 pub(crate) fn resolve(packages: &[&str]) -> Result<Vec<Package>> {
     // apt wants a file that lists no installed package.
     let nothing = tempfile::NamedTempFile::new()?;
+    // It leaves out what an earlier download has left on this machine.
+    let archives = tempfile::tempdir()?;
     let mut command = Command::new("apt-get");
     command
         .arg("--option")
         .arg(format!("Dir::State::status={}", nothing.path().display()))
+        .arg("--option")
+        .arg(format!("Dir::Cache::archives={}", archives.path().display()))
         .args(["--option", "Debug::NoLocking=1", "--no-install-recommends", "--yes"])
         .args(["--print-uris", "install"])
         .args(packages)
