@@ -1,0 +1,328 @@
+//! The configuration of `votive-agent`: one TOML file.
+//!
+//! The documentation comments of [`Config`] and what it holds are the only text about fields that there is: `--help`, the man page and
+//! `docs/configuration.md` are made of them by [`reference`]. [`parse`] reads the text, [`Config::problems`] judges the values,
+//! [`check`] looks at the files that they name.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{IDLE_TIMEOUT_DEFAULT, LEASE_MAX, RESERVATION_LIFETIME, TIMEOUT_MAX_S};
+use value::{HumanDuration, HumanSize, Listen, SocketPath};
+
+pub mod check;
+pub mod parse;
+pub mod place;
+pub mod reference;
+mod rules;
+pub mod value;
+
+#[cfg(test)]
+mod tests;
+
+/// Where the configuration is unless the command line names another place.
+pub const DEFAULT_FILE: &str = "/etc/votive/votive-agent.toml";
+/// A configuration that is longer than this is none.
+pub const FILE_MAX: u64 = 1024 * 1024;
+
+/// The whole file. A field that is left out has its default; a field that is not listed here is refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Who the worker is and where its files are.
+    pub worker: Worker,
+    /// How long the worker lives.
+    pub lease: Lease,
+    /// What execution environments may take together.
+    pub capacity: Capacity,
+    /// How long execution environments are kept and waited for.
+    pub environments: Environments,
+    /// The socket that the worker is driven by: gRPC over mutual TLS 1.3 with AES-256-GCM.
+    pub control: Control,
+    /// Metrics and health over plain HTTP, without authentication.
+    pub metrics: Metrics,
+    /// The worker's own log, on standard error. It never holds payloads, environment variables, keys or credentials.
+    pub log: Log,
+    /// What is asked of the host.
+    pub host: Host,
+}
+
+/// Who the worker is and where its files are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Worker {
+    /// The worker's name in its status, events and logs: 1 to 64 letters, digits, '.', '-' or '_'. Without it, the host's name.
+    pub id: Option<String>,
+    /// The folder that outlives the process: the lease and what the worker made of functions' code. One agent at a time uses
+    /// it; nobody but the agent's user may enter it. Without it, what systemd gives (StateDirectory=), else /var/lib/votive for
+    /// root, else votive in $XDG_STATE_HOME or ~/.local/state.
+    #[schemars(extend("format" = "path"))]
+    pub state_dir: Option<PathBuf>,
+    /// The folder with vmlinux, init.cpio and the runtimes' images. Without it, $VOTIVE_IMAGES, else what cargo xtask image built
+    /// last.
+    #[schemars(extend("format" = "path"))]
+    pub images: Option<PathBuf>,
+    /// The VMM's program. Without it, bin/votive-vmm in the folder with images.
+    #[schemars(extend("format" = "path"))]
+    pub vmm: Option<PathBuf>,
+}
+
+/// How long the worker lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lease {
+    /// Who gives the lease.
+    pub source: LeaseSource,
+    /// How long a self-issued lease lasts: 1s to 14h. At its end every microVM is gone and the process ends with exit code 0.
+    pub duration: HumanDuration,
+    /// The longest invocation that must still end inside a self-issued lease: 1s to 15m. It decides when the drain begins.
+    pub longest_invocation: HumanDuration,
+}
+
+/// Who gives the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LeaseSource {
+    /// the worker itself, when it starts: one machine is all there is
+    SelfIssued,
+    /// an orchestrator, over the control socket; until then the worker takes no invocation
+    Orchestrator,
+}
+
+/// What execution environments may take together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Capacity {
+    /// The most environments at once: 1 to 10000.
+    pub environments: u32,
+    /// The memory of all microVMs together, such as 64GiB: at least 192MiB. Without it, three quarters of the host's memory.
+    pub memory: Option<HumanSize>,
+    /// The vCPUs of all microVMs together: 1 to 60000. Without it, as many as the environments have; between invocations no vCPU
+    /// runs.
+    pub vcpus: Option<u32>,
+    /// The most environments of one function version that names no limit of its own: 1 to 10000.
+    pub environments_per_function_version: u32,
+}
+
+/// How long execution environments are kept and waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Environments {
+    /// How long an environment on demand waits for its next invocation before it is ended: 1s to 14h.
+    pub idle_timeout: HumanDuration,
+    /// How long a reservation is good: 100ms to 1m.
+    pub reservation_lifetime: HumanDuration,
+    /// Whether each microVM gets a control group of its own, which bounds its CPU time, its memory and its processes.
+    pub cgroups: Cgroups,
+    /// The control group (version 2) that the microVMs' groups are made in; the agent must be allowed to write it. Without it,
+    /// the one that the agent was started in.
+    #[schemars(extend("format" = "path"))]
+    pub cgroup_root: Option<PathBuf>,
+}
+
+/// Whether microVMs get control groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cgroups {
+    /// yes, where the host allows it; where not, the log says so once
+    Auto,
+    /// yes; where the host does not allow it, the worker does not start
+    Required,
+    /// no
+    Off,
+}
+
+/// The socket that the worker is driven by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Control {
+    /// The path of the Unix socket, or "off". Without it, control.sock in what systemd gives (RuntimeDirectory=), else in
+    /// /run/votive for root, else in votive in $XDG_RUNTIME_DIR. TLS decides who may do what, not the socket's permissions.
+    pub unix_socket: Option<SocketPath>,
+    /// The address of the TCP socket, such as "192.0.2.7:9443", or "off".
+    pub tcp: Listen,
+    /// The folder with ca.pem, cert.pem and key.pem, which votive keys makes. Without it, keys/worker in /etc/votive. SIGHUP makes
+    /// the agent read it again: new connections get the new certificate.
+    #[schemars(extend("format" = "path"))]
+    pub keys: Option<PathBuf>,
+}
+
+/// Metrics and health over plain HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// The address that serves /metrics, /healthz and /readyz, or "off". Whoever reaches it reads names of functions, and nothing
+    /// else of tenants.
+    pub listen: Listen,
+}
+
+/// The worker's own log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// What is logged: off, error, warn, info, debug, trace, or directives such as "info,votive_agent::worker=debug". $VOTIVE_LOG
+    /// replaces it.
+    pub level: String,
+    /// How a line is written.
+    pub format: LogFormat,
+}
+
+/// How a line of the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// text; under systemd with journald's priorities in front, and without the time, which journald knows
+    Text,
+    /// one JSON object a line
+    Json,
+}
+
+/// What is asked of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Host {
+    /// What to do on a host on which tenants could learn of each other: kernel same-page merging, swap, sibling threads shared, a
+    /// processor's flaw not mitigated.
+    pub posture: Posture,
+}
+
+/// What to do on a host whose posture is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Posture {
+    /// tell each flaw in the log and go on
+    Warn,
+    /// do not start
+    Refuse,
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self {
+            source: LeaseSource::SelfIssued,
+            duration: HumanDuration(LEASE_MAX),
+            longest_invocation: HumanDuration(Duration::from_secs(u64::from(TIMEOUT_MAX_S))),
+        }
+    }
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self {
+            environments: 1000,
+            memory: None,
+            vcpus: None,
+            environments_per_function_version: 1000,
+        }
+    }
+}
+
+impl Default for Environments {
+    fn default() -> Self {
+        Self {
+            idle_timeout: HumanDuration(IDLE_TIMEOUT_DEFAULT),
+            reservation_lifetime: HumanDuration(RESERVATION_LIFETIME),
+            cgroups: Cgroups::Auto,
+            cgroup_root: None,
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: Listen::Address(([127, 0, 0, 1], 9464).into()) }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: String::from("info"), format: LogFormat::Text }
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self { posture: Posture::Warn }
+    }
+}
+
+/// Something that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The line in the file, if it has one.
+    pub line: Option<usize>,
+    /// The field, such as `lease.duration`; empty if it is the text itself.
+    pub field: String,
+    /// The value and what is allowed.
+    pub message: String,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        if self.field.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.field, self.message)
+        }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file.
+    #[error("the configuration {path} cannot be read")]
+    Unreadable {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// What it says.
+    #[error("the configuration {path} is wrong: {}", list(.problems))]
+    Wrong {
+        /// Where it is.
+        path: PathBuf,
+        /// Everything that is wrong with it.
+        problems: Vec<Problem>,
+    },
+}
+
+fn list(problems: &[Problem]) -> String {
+    let lines: Vec<_> = problems.iter().map(|problem| format!("\n  {problem}")).collect();
+    lines.concat()
+}
+
+impl Config {
+    /// Reads `path`; without one, [`DEFAULT_FILE`] if there is such a file, else every field has its default.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every problem that was found.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let place = path.unwrap_or(Path::new(DEFAULT_FILE));
+        match read_bounded(place) {
+            Ok(text) => parse::parse(&text)
+                .map_err(|problems| ConfigError::Wrong { path: place.to_owned(), problems }),
+            Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+                Ok(Self::default())
+            }
+            Err(source) => Err(ConfigError::Unreadable { path: place.to_owned(), source }),
+        }
+    }
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(FILE_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_MAX {
+        return Err(std::io::Error::from(std::io::ErrorKind::FileTooLarge));
+    }
+    Ok(text)
+}

@@ -1,0 +1,127 @@
+//! What values a configuration may have, as far as no file needs to be looked at.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use super::value::{HumanDuration, HumanSize, Listen, SocketPath};
+use super::{Config, LeaseSource, Problem};
+use crate::limits::{LEASE_DRAIN_MARGIN, LEASE_KILL_MARGIN, LEASE_MAX, TIMEOUT_MAX_S};
+
+/// The most environments of a worker: each costs it a task, a process and a dozen descriptors.
+const ENVIRONMENTS_MAX: u32 = 10_000;
+/// The most vCPUs: six for each environment, as the largest function has.
+const VCPUS_MAX: u32 = 6 * ENVIRONMENTS_MAX;
+/// The least memory: one microVM of the smallest function, with what its kernel takes.
+const MEMORY_MIN: HumanSize = HumanSize(192 << 20);
+const ID_MAX: usize = 64;
+
+/// Collects what is wrong.
+struct Judge(Vec<Problem>);
+
+impl Judge {
+    fn wrong(&mut self, field: &str, message: String) {
+        self.0.push(Problem { line: None, field: field.to_owned(), message });
+    }
+
+    fn within<T: PartialOrd + std::fmt::Display>(&mut self, field: &str, value: T, min: T, max: T) {
+        if value < min || value > max {
+            self.wrong(field, format!("{value} is not allowed; {min} to {max} are"));
+        }
+    }
+
+    fn duration(&mut self, field: &str, value: HumanDuration, min: Duration, max: Duration) {
+        self.within(field, value, HumanDuration(min), HumanDuration(max));
+    }
+
+    fn absolute(&mut self, field: &str, path: Option<&Path>) {
+        if let Some(path) = path.filter(|path| !path.is_absolute()) {
+            self.wrong(field, format!("{path:?} is not allowed; an absolute path is"));
+        }
+    }
+}
+
+impl Config {
+    /// Everything that is wrong with the values; nothing if they are allowed.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut judge = Judge(Vec::new());
+        self.judge_worker(&mut judge);
+        self.judge_lease(&mut judge);
+        self.judge_environments(&mut judge);
+        self.judge_sockets(&mut judge);
+        if let Err(error) = EnvFilter::try_new(&self.log.level) {
+            let level = &self.log.level;
+            let allowed = "off, error, warn, info, debug, trace or directives are";
+            judge.wrong("log.level", format!("{level:?} is not allowed ({error}); {allowed}"));
+        }
+        judge.0
+    }
+
+    fn judge_worker(&self, judge: &mut Judge) {
+        let worker = &self.worker;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if let Some(id) = &worker.id
+            && (id.is_empty() || id.len() > ID_MAX || !id.chars().all(plain))
+        {
+            let allowed = "1 to 64 letters, digits, '.', '-' or '_' are";
+            judge.wrong("worker.id", format!("{id:?} is not allowed; {allowed}"));
+        }
+        judge.absolute("worker.state_dir", worker.state_dir.as_deref());
+        judge.absolute("worker.images", worker.images.as_deref());
+        judge.absolute("worker.vmm", worker.vmm.as_deref());
+    }
+
+    fn judge_lease(&self, judge: &mut Judge) {
+        let lease = &self.lease;
+        let second = Duration::from_secs(1);
+        let longest = Duration::from_secs(u64::from(TIMEOUT_MAX_S));
+        judge.duration("lease.duration", lease.duration, second, LEASE_MAX);
+        judge.duration("lease.longest_invocation", lease.longest_invocation, second, longest);
+        let reserved = self.environments.reservation_lifetime.0;
+        let margins = LEASE_DRAIN_MARGIN + LEASE_KILL_MARGIN;
+        let needed = lease.longest_invocation.0.saturating_add(reserved).saturating_add(margins);
+        if lease.source == LeaseSource::SelfIssued && lease.duration.0 <= needed {
+            let message = format!(
+                "{} is not allowed: a lease must last longer than the longest invocation, a reservation and the \
+                 shutdown, {} in all",
+                lease.duration,
+                HumanDuration(needed)
+            );
+            judge.wrong("lease.duration", message);
+        }
+    }
+
+    fn judge_environments(&self, judge: &mut Judge) {
+        let capacity = &self.capacity;
+        judge.within("capacity.environments", capacity.environments, 1, ENVIRONMENTS_MAX);
+        let per_version = capacity.environments_per_function_version;
+        let field = "capacity.environments_per_function_version";
+        judge.within(field, per_version, 1, ENVIRONMENTS_MAX);
+        if let Some(memory) = capacity.memory {
+            judge.within("capacity.memory", memory, MEMORY_MIN, HumanSize(1 << 50));
+        }
+        if let Some(vcpus) = capacity.vcpus {
+            judge.within("capacity.vcpus", vcpus, 1, VCPUS_MAX);
+        }
+        let environments = &self.environments;
+        let second = Duration::from_secs(1);
+        let idle = environments.idle_timeout;
+        judge.duration("environments.idle_timeout", idle, second, LEASE_MAX);
+        let field = "environments.reservation_lifetime";
+        let lifetime = environments.reservation_lifetime;
+        judge.duration(field, lifetime, second / 10, Duration::from_secs(60));
+        judge.absolute("environments.cgroup_root", environments.cgroup_root.as_deref());
+    }
+
+    fn judge_sockets(&self, judge: &mut Judge) {
+        let control = &self.control;
+        judge.absolute("control.keys", control.keys.as_deref());
+        if control.unix_socket == Some(SocketPath::Off) && control.tcp == Listen::Off {
+            let message =
+                "\"off\" is not allowed when control.tcp is off too: nobody could drive the worker";
+            judge.wrong("control.unix_socket", message.to_owned());
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Values as people write them: durations, sizes, addresses and paths that can be "off".
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use jiff::SignedDuration;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::{Serialize, Serializer};
+
+/// What switches a socket off.
+const OFF: &str = "off";
+
+/// A duration: `14h`, `1h 30m`, `500ms`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HumanDuration(pub Duration);
+
+/// A size in bytes: `64GiB`, `1.5GB`, `512MiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HumanSize(pub u64);
+
+/// Where a socket listens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Listen {
+    /// Nowhere.
+    #[default]
+    Off,
+    /// There.
+    Address(SocketAddr),
+}
+
+/// Where a Unix socket is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SocketPath {
+    /// Nowhere.
+    Off,
+    /// There.
+    Path(PathBuf),
+}
+
+/// A text that is not what its field takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is expected")]
+pub struct Expected(pub &'static str);
+
+/// What the values of one type look like: in errors and in the reference.
+trait Form: FromStr<Err = Expected> {
+    const EXPECTED: Expected;
+    const NAME: &'static str;
+}
+
+impl Form for HumanDuration {
+    const EXPECTED: Expected =
+        Expected("a duration with its unit, such as \"14h\", \"1h 30m\" or \"500ms\",");
+    const NAME: &'static str = "duration";
+}
+
+impl Form for HumanSize {
+    const EXPECTED: Expected =
+        Expected("a size with its unit, such as \"64GiB\", \"512MiB\" or \"1.5GB\",");
+    const NAME: &'static str = "size";
+}
+
+impl Form for Listen {
+    const EXPECTED: Expected =
+        Expected("\"off\" or an address with its port, such as \"127.0.0.1:9464\",");
+    const NAME: &'static str = "address";
+}
+
+impl Form for SocketPath {
+    const EXPECTED: Expected = Expected(
+        "\"off\" or an absolute path of at most 107 bytes, such as \"/run/votive/control.sock\",",
+    );
+    const NAME: &'static str = "socket path";
+}
+
+impl FromStr for HumanDuration {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        let duration: SignedDuration = text.trim().parse().map_err(|_| Self::EXPECTED)?;
+        Duration::try_from(duration).map(Self).map_err(|_| Self::EXPECTED)
+    }
+}
+
+impl fmt::Display for HumanDuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match SignedDuration::try_from(self.0) {
+            Ok(duration) => write!(f, "{duration:#}"),
+            // Longer than 292 billion years: no duration that was read.
+            Err(_) => write!(f, "{:?}", self.0),
+        }
+    }
+}
+
+impl FromStr for HumanSize {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        let text = text.trim();
+        // Digits alone are a number of what? They would be read as bytes.
+        if !text.ends_with(|c: char| c.is_ascii_alphabetic()) {
+            return Err(Self::EXPECTED);
+        }
+        text.parse::<ByteSize>().map(|size| Self(size.as_u64())).map_err(|_| Self::EXPECTED)
+    }
+}
+
+impl fmt::Display for HumanSize {
+    /// Exact: in the largest unit that leaves no fraction.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        let whole =
+            units.iter().find(|(_, bits)| self.0 >> bits > 0 && self.0.trailing_zeros() >= *bits);
+        match whole {
+            Some((unit, bits)) => write!(f, "{}{unit}", self.0 >> bits),
+            None => write!(f, "{}B", self.0),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        match text {
+            OFF => Ok(Self::Off),
+            address => address.parse().map(Self::Address).map_err(|_| Self::EXPECTED),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str(OFF),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+impl FromStr for SocketPath {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        let path = Path::new(text);
+        if text == OFF {
+            Ok(Self::Off)
+        } else if path.is_absolute() && text.len() <= SOCKET_PATH_MAX && !text.contains('\0') {
+            Ok(Self::Path(path.to_owned()))
+        } else {
+            Err(Self::EXPECTED)
+        }
+    }
+}
+
+/// `sun_path` of unix(7) less its NUL.
+pub const SOCKET_PATH_MAX: usize = 107;
+
+impl fmt::Display for SocketPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str(OFF),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Reads a [`Form`] from a string, and tells the string and the form if it is not one.
+struct Text<T>(std::marker::PhantomData<T>);
+
+impl<T: Form> Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::EXPECTED.0.trim_end_matches(','))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+}
+
+macro_rules! read_and_written_as_text {
+    ($($type:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(Text(std::marker::PhantomData))
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                <Self as Form>::NAME.into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "format": <Self as Form>::NAME })
+            }
+        }
+    )*};
+}
+
+read_and_written_as_text!(HumanDuration, HumanSize, Listen, SocketPath);
