@@ -11,6 +11,7 @@
 pub mod cli;
 pub mod clock;
 pub mod cold_start;
+pub mod config;
 pub mod doctor;
 pub mod environment;
 pub mod event;
