@@ -248,12 +248,11 @@ fn read_spec(arguments: &RunArguments) -> Result<RunSpec, UsageError> {
         .collect::<Result<_, _>>()?;
     let function = FunctionSpec {
         name: arguments.name.clone(),
-        runtime: arguments.runtime.clone(),
-        handler: arguments.handler.clone(),
         memory_mb: arguments.memory,
         timeout_s: arguments.timeout,
         init_timeout_s: arguments.init_timeout,
         environment,
+        ..FunctionSpec::new(&arguments.runtime, &arguments.handler)
     };
     let function = function.validate()?;
     let payload = read_event(&arguments.event)?;

@@ -46,11 +46,11 @@ impl Timeline {
     /// Notes a phase that PID 1 told of.
     pub fn note_phase(&mut self, name: PhaseName, now: Moment) {
         match name {
-            PhaseName::Configured => {}
+            PhaseName::Configured | PhaseName::ExtensionsStarted | PhaseName::RuntimeReady => {}
             PhaseName::RuntimeStarted => {
                 self.runtime_started.get_or_insert(now);
             }
-            PhaseName::RuntimeReady => {
+            PhaseName::InitOver => {
                 self.runtime_ready.get_or_insert(now);
             }
         }

@@ -5,35 +5,59 @@
 //!   Creating ---------> Initialising -------> Idle(warm) ------> Busy
 //!      |                    |                     ^               | |
 //!      |      error, exit,  |                     +---- Done -----+ |
-//!      |      time-out      v      exited                 exit,     |
-//!      |               Resetting ----------> Idle(cold)<-- time-out +
-//!      |                                          |
+//!      |      time-out      v       Down                    exit,   |
+//!      |                Resetting ---------> Idle(cold)    time-out |
+//!      |                    ^                     |                 |
+//!      |                    +---------------------(-----------------+
 //!      |                                          +-- invoke --> Busy, init runs again inside
 //!      v
 //!    Dying (killed, or ending by itself) ----> Gone       from every state
 //! ```
-//! It takes one invocation at a time. Every wait has an end: [`Environment::deadline`] says when to send it
-//! [`Event::Tick`]. `/tmp` and everything else of the guest lives through a reset of the runtime, nothing through `Gone`.
+//! It takes one invocation at a time. One that comes before it is idle waits in it, and begins without a pause between. While
+//! it is idle no vCPU runs. Every wait has an end: [`Environment::deadline`] says when to send it [`Event::Tick`]. `/tmp` and
+//! everything else of the guest lives through a reset of the runtime, nothing through `Gone`.
 
 use std::time::Duration;
 
-use votive_protocol::{InvocationId, PhaseName, ResetReason, RuntimeErrorScope, RuntimeExited};
+use votive_protocol::{InvocationId, ResetReason, ShutdownReason};
 
 use crate::clock::Moment;
-use crate::event::{Action, Event, GoneReason, GuestEvent, InitReport};
-use crate::invocation::{Ending, FunctionError, Invocation, InvocationSpec, Step, complete};
-use crate::limits::{BOOT_TIMEOUT, KILL_TIMEOUT, LOST_LINK_GRACE, RESET_TIMEOUT, SHUTDOWN_TIMEOUT};
+use crate::event::{Action, Event, GoneReason, InitReport};
+use crate::invocation::{Ending, Invocation, InvocationSpec};
+use crate::limits::{BOOT_TIMEOUT, KILL_TIMEOUT, RESET_TIMEOUT};
+use crate::worker::api::Initialization;
 
+mod ending;
+mod guest;
+mod probe;
 #[cfg(test)]
 mod tests;
+
+use ending::Dying;
+use probe::Probe;
 
 /// An execution environment.
 #[derive(Debug)]
 pub struct Environment {
     init_timeout: Duration,
+    initialization: Initialization,
     /// How long the first init phase took, until an invocation has told it.
     init: Option<Duration>,
     state: State,
+    /// An invocation that came before the environment was idle.
+    waiting: Option<InvocationSpec>,
+    probe: Probe,
+}
+
+/// What an environment is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EnvironmentSpec {
+    /// How long the init phase may take.
+    pub init_timeout: Duration,
+    /// Whether it is made ahead of any invocation.
+    pub initialization: Initialization,
+    /// How long the VMM may take to answer; without it, it is never asked anything and its guest never paused.
+    pub hang_timeout: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -66,48 +90,53 @@ struct Busy {
     reset: Option<(Ending, Moment)>,
 }
 
-#[derive(Debug)]
-struct Dying {
-    reason: GoneReason,
-    /// Whether the end of the process tells more than `reason`.
-    reason_open: bool,
-    killed: bool,
-    deadline: Moment,
-    invocation: Option<(Invocation, Option<Duration>, Moment)>,
-}
-
 /// An invocation was given to an environment that cannot take one now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the environment is not idle")]
-pub struct NotIdle;
+#[error("the environment takes no invocation now")]
+pub struct Unavailable;
 
 impl Environment {
     /// An environment whose microVM was started at `now`.
     #[must_use]
-    pub fn new(init_timeout: Duration, now: Moment) -> Self {
-        let deadline = now + BOOT_TIMEOUT;
-        Self { init_timeout, init: None, state: State::Creating { deadline } }
+    pub fn new(spec: EnvironmentSpec, now: Moment) -> Self {
+        Self {
+            init_timeout: spec.init_timeout,
+            initialization: spec.initialization,
+            init: None,
+            state: State::Creating { deadline: now + BOOT_TIMEOUT },
+            waiting: None,
+            probe: Probe::new(spec.hang_timeout),
+        }
     }
 
     /// When [`Event::Tick`] is due, if nothing else happens before.
     #[must_use]
     pub fn deadline(&self) -> Option<Moment> {
-        match &self.state {
+        let own = match &self.state {
             State::Creating { deadline } | State::Resetting { deadline } => Some(*deadline),
             State::Initialising { since } => Some(*since + self.init_timeout),
             State::Busy(busy) => Some(match &busy.reset {
                 Some((_, deadline)) => *deadline,
                 None => busy.invocation.deadline(),
             }),
-            State::Dying(dying) => Some(dying.deadline),
-            State::Idle { .. } | State::Gone => None,
-        }
+            State::Dying(dying) => return Some(dying.deadline),
+            State::Idle { .. } => None,
+            State::Gone => return None,
+        };
+        let probe = self.probe.deadline();
+        own.into_iter().chain(probe).min()
     }
 
-    /// Whether an invocation can be taken.
+    /// Whether an invocation would begin at once.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         matches!(self.state, State::Idle { .. })
+    }
+
+    /// Whether the guest's first frame is still to come.
+    #[must_use]
+    pub fn is_creating(&self) -> bool {
+        matches!(self.state, State::Creating { .. })
     }
 
     /// Whether nothing is left of it.
@@ -116,29 +145,53 @@ impl Environment {
         matches!(self.state, State::Gone)
     }
 
-    /// Begins an invocation.
+    /// Whether pieces of an answer can come: the guest may be left waiting with what it sends then, and at no other time.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        match &self.state {
+            State::Busy(busy) => busy.reset.is_none() && !busy.invocation.is_answered(),
+            _ => false,
+        }
+    }
+
+    /// Begins an invocation, or has it wait until the environment is idle.
     ///
     /// # Errors
-    /// [`NotIdle`] in every other state.
-    pub fn invoke(&mut self, spec: InvocationSpec, now: Moment) -> Result<Vec<Action>, NotIdle> {
-        let State::Idle { runtime } = self.state else {
-            return Err(NotIdle);
-        };
-        let id = spec.id;
-        let invocation = Invocation::new(spec, now);
-        let starting = runtime == Runtime::Cold;
-        let init = self.init.take();
-        self.state = State::Busy(Box::new(Busy { invocation, init, starting, reset: None }));
-        Ok(vec![Action::Invoke(id)])
+    /// [`Unavailable`] if it has one, or comes to its end.
+    pub fn invoke(
+        &mut self,
+        spec: InvocationSpec,
+        now: Moment,
+    ) -> Result<Vec<Action>, Unavailable> {
+        match &self.state {
+            State::Idle { runtime } => {
+                let runtime = *runtime;
+                Ok(self.begin(spec, runtime, now))
+            }
+            State::Creating { .. } | State::Initialising { .. } | State::Resetting { .. }
+                if self.waiting.is_none() =>
+            {
+                self.waiting = Some(spec);
+                Ok(Vec::new())
+            }
+            _ => Err(Unavailable),
+        }
     }
 
     /// Ends the environment: the guest is asked to power off, and killed if it does not.
-    pub fn shutdown(&mut self, now: Moment) -> Vec<Action> {
+    pub fn shutdown(&mut self, reason: ShutdownReason, now: Moment) -> Vec<Action> {
         if matches!(self.state, State::Dying(_) | State::Gone) {
             return Vec::new();
         }
-        self.start_dying(GoneReason::Shutdown, now + SHUTDOWN_TIMEOUT, now);
-        vec![Action::Shutdown]
+        if matches!(self.state, State::Creating { .. }) {
+            // There is nobody to ask yet.
+            return self.kill(GoneReason::Shutdown, now);
+        }
+        let mut actions = Vec::new();
+        actions.extend(self.probe.resume(now));
+        self.start_dying(GoneReason::Shutdown, now + crate::limits::SHUTDOWN_TIMEOUT, now);
+        actions.push(Action::Shutdown(reason));
+        actions
     }
 
     /// Ends the environment at once, for `reason`.
@@ -165,175 +218,49 @@ impl Environment {
             }
             Event::LinkClosed(Some(_)) => self.on_link_lost(GoneReason::LinkClosed, now),
             Event::MicrovmEnded(end) => self.on_gone(GoneReason::MicrovmEnded(end), now),
+            Event::VmmAnswered => {
+                self.probe.answered(now);
+                Vec::new()
+            }
             Event::Tick => self.on_tick(now),
         }
     }
 
-    fn on_guest(&mut self, event: GuestEvent, now: Moment) -> Vec<Action> {
-        if let GuestEvent::Log(stream, bytes) = event {
-            // A dying guest's last words count too; they are often the reason.
-            return vec![Action::Log(stream, bytes)];
-        }
-        if let GuestEvent::Fault { code, errno, detail } = event {
-            return self.on_fault(GoneReason::Fault { code, errno, detail }, now);
-        }
-        match &mut self.state {
-            State::Creating { .. } => match event {
-                GuestEvent::Hello(hello) if hello.version == votive_protocol::VERSION => {
-                    self.state = State::Initialising { since: now };
-                    vec![Action::Configure]
-                }
-                GuestEvent::Hello(hello) => {
-                    let version = hello.version;
-                    let text = format!("the guest speaks version {version} of the protocol");
-                    self.kill(GoneReason::Violation(text), now)
-                }
-                _ => self.violation("a frame before Hello", now),
-            },
-            State::Initialising { since } => {
-                let since = *since;
-                self.on_initialising(event, since, now)
-            }
-            State::Resetting { .. } => match event {
-                GuestEvent::RuntimeExited(_) => self.become_cold(),
-                // What the runtime did before it was killed may still be on its way.
-                GuestEvent::Phase(_) | GuestEvent::Ready(_) | GuestEvent::RuntimeError { .. } => {
-                    Vec::new()
-                }
-                _ => self.violation("an answer without an invocation", now),
-            },
-            State::Idle { runtime } => match event {
-                GuestEvent::RuntimeExited(_) => {
-                    *runtime = Runtime::Cold;
-                    Vec::new()
-                }
-                _ => self.violation("a frame without an invocation", now),
-            },
-            State::Busy(_) => self.on_busy(event, now),
-            State::Dying(_) | State::Gone => Vec::new(),
-        }
-    }
-
-    fn on_initialising(&mut self, event: GuestEvent, since: Moment, now: Moment) -> Vec<Action> {
-        let duration = now.since(since);
-        match event {
-            GuestEvent::Phase(_) => Vec::new(),
-            GuestEvent::Ready(_) => {
-                self.init = Some(duration);
-                self.state = State::Idle { runtime: Runtime::Warm };
-                vec![Action::Idle]
-            }
-            GuestEvent::RuntimeError { scope: RuntimeErrorScope::Init, error_type, .. } => {
-                self.state = State::Resetting { deadline: now + RESET_TIMEOUT };
-                let report =
-                    InitReport { duration, inside_invocation: false, timed_out: false, error_type };
-                vec![Action::InitFailed(report), Action::Reset(ResetReason::Failure)]
-            }
-            GuestEvent::RuntimeExited(exited) => {
-                let report = InitReport {
-                    duration,
-                    inside_invocation: false,
-                    timed_out: false,
-                    error_type: exit_error_type(exited),
-                };
-                let mut actions = vec![Action::InitFailed(report)];
-                actions.append(&mut self.become_cold());
-                actions
-            }
-            _ => self.violation("an answer without an invocation", now),
-        }
-    }
-
-    fn on_busy(&mut self, event: GuestEvent, now: Moment) -> Vec<Action> {
-        let State::Busy(busy) = &mut self.state else {
-            return Vec::new();
-        };
-        if let GuestEvent::RuntimeExited(exited) = event {
-            return self.on_exit(exited, now);
-        }
-        if busy.reset.is_some() {
-            // The runtime is being killed: what it did before may still be on its way.
-            return Vec::new();
-        }
-        match event {
-            GuestEvent::Phase(_) if busy.starting => Vec::new(),
-            GuestEvent::Ready(phase) if busy.starting && phase.name == PhaseName::RuntimeReady => {
-                busy.starting = false;
-                Vec::new()
-            }
-            GuestEvent::RuntimeError { scope: RuntimeErrorScope::Init, error_type, body }
-                if busy.starting =>
-            {
-                let id = busy.invocation.id();
-                let error = complete(id, FunctionError { error_type, payload: body });
-                let report = InitReport {
-                    duration: now.since(busy.invocation.started()),
-                    inside_invocation: true,
-                    timed_out: false,
-                    error_type: error.error_type.clone(),
-                };
-                busy.reset = Some((Ending::InitFailed(error), now + RESET_TIMEOUT));
-                vec![Action::InitFailed(report), Action::Reset(ResetReason::Failure)]
-            }
-            GuestEvent::ResponseStart { .. }
-            | GuestEvent::ResponsePayload(_)
-            | GuestEvent::ResponseEnd { .. }
-            | GuestEvent::RuntimeError { scope: RuntimeErrorScope::Invocation(_), .. }
-            | GuestEvent::Done(_) => self.on_answer(event, now),
-            _ => self.violation("a frame that does not belong to an invocation", now),
-        }
-    }
-
-    fn on_answer(&mut self, event: GuestEvent, now: Moment) -> Vec<Action> {
-        let State::Busy(busy) = &mut self.state else {
-            return Vec::new();
-        };
-        match busy.invocation.on(event) {
-            Ok(Step::Nothing) => Vec::new(),
-            Ok(Step::Respond(mode, bytes)) => vec![Action::Respond(mode, bytes)],
-            Ok(Step::Released) => self.finish(Ending::Released, Runtime::Warm, now),
-            Err(violation) => self.kill(GoneReason::Violation(violation.to_string()), now),
-        }
-    }
-
-    /// The runtime ended while an invocation was under way: killed for it, or by itself.
-    fn on_exit(&mut self, exited: RuntimeExited, now: Moment) -> Vec<Action> {
-        let State::Busy(busy) = &mut self.state else {
-            return Vec::new();
-        };
-        if exited.id.is_some_and(|id| id != busy.invocation.id()) {
-            return self.violation("the end of a runtime of another invocation", now);
-        }
-        if exited.id.is_none() && busy.reset.is_none() {
-            // The runtime before this invocation ended as the invocation was sent: PID 1 starts another one for it.
-            busy.starting = true;
-            return Vec::new();
-        }
-        busy.invocation.note_memory(exited.memory_peak_bytes);
+    fn begin(&mut self, spec: InvocationSpec, runtime: Runtime, now: Moment) -> Vec<Action> {
+        let id = spec.id;
+        let invocation = Invocation::new(spec, now);
+        let starting = runtime == Runtime::Cold;
+        // The init phase of a provisioned environment is nobody's wait.
+        let init = self.init.take().filter(|_| self.initialization == Initialization::OnDemand);
+        self.state = State::Busy(Box::new(Busy { invocation, init, starting, reset: None }));
         let mut actions = Vec::new();
-        let ending = match busy.reset.take() {
-            Some((ending, _)) => ending,
-            None => {
-                if busy.starting {
-                    actions.push(Action::InitFailed(InitReport {
-                        duration: now.since(busy.invocation.started()),
-                        inside_invocation: true,
-                        timed_out: false,
-                        error_type: exit_error_type(exited),
-                    }));
-                }
-                Ending::Exited(exited)
-            }
-        };
-        actions.append(&mut self.finish(ending, Runtime::Cold, now));
+        actions.extend(self.probe.resume(now));
+        if starting {
+            actions.push(Action::Unthrottle);
+        }
+        actions.push(Action::Invoke(id));
         actions
     }
 
-    fn finish(&mut self, ending: Ending, runtime: Runtime, now: Moment) -> Vec<Action> {
-        match std::mem::replace(&mut self.state, State::Idle { runtime }) {
+    /// Nothing is under way in the guest any more: the invocation that waits begins, or the guest is paused.
+    fn become_idle(&mut self, runtime: Runtime, now: Moment) -> Vec<Action> {
+        if let Some(spec) = self.waiting.take() {
+            return self.begin(spec, runtime, now);
+        }
+        self.state = State::Idle { runtime };
+        let mut actions = Vec::new();
+        actions.extend(self.probe.pause(now));
+        actions.push(Action::Idle);
+        actions
+    }
+
+    /// Makes the outcome of the invocation under way; the state is for the caller to set.
+    fn end_invocation(&mut self, ending: Ending, now: Moment) -> Vec<Action> {
+        let deadline = now + RESET_TIMEOUT;
+        match std::mem::replace(&mut self.state, State::Resetting { deadline }) {
             State::Busy(busy) => {
                 let outcome = busy.invocation.end(ending, busy.init, now);
-                vec![Action::Finished(Box::new(outcome)), Action::Idle]
+                vec![Action::Finished(Box::new(outcome))]
             }
             other => {
                 self.state = other;
@@ -342,14 +269,16 @@ impl Environment {
         }
     }
 
-    fn become_cold(&mut self) -> Vec<Action> {
-        self.state = State::Idle { runtime: Runtime::Cold };
-        vec![Action::Idle]
-    }
-
     fn on_tick(&mut self, now: Moment) -> Vec<Action> {
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return Vec::new();
+        }
+        if !matches!(self.state, State::Dying(_)) {
+            match self.probe.on_tick(now) {
+                Ok(None) => {}
+                Ok(Some(action)) => return vec![action],
+                Err(timeout) => return self.kill(GoneReason::Hung(timeout), now),
+            }
         }
         match &mut self.state {
             State::Creating { .. } => self.kill(GoneReason::BootTimeout(BOOT_TIMEOUT), now),
@@ -364,100 +293,29 @@ impl Environment {
                 vec![Action::InitFailed(report), Action::Reset(ResetReason::Timeout)]
             }
             State::Resetting { .. } => self.kill(GoneReason::ResetTimeout(RESET_TIMEOUT), now),
-            State::Busy(busy) if busy.reset.is_none() => {
-                busy.reset = Some((Ending::TimedOut, now + RESET_TIMEOUT));
-                let mut actions = Vec::new();
-                if busy.starting {
-                    actions.push(Action::InitFailed(InitReport {
-                        duration: now.since(busy.invocation.started()),
-                        inside_invocation: true,
-                        timed_out: true,
-                        error_type: String::new(),
-                    }));
-                }
-                actions.push(Action::Reset(ResetReason::Timeout));
-                actions
-            }
+            State::Busy(busy) if busy.reset.is_none() => time_out(busy, now),
             State::Busy(_) => self.kill(GoneReason::ResetTimeout(RESET_TIMEOUT), now),
-            State::Dying(dying) if dying.killed => {
-                // SIGKILL did nothing: the process is stuck in the kernel. There is nothing more to do for it.
-                let reason = dying.reason.clone();
-                self.on_gone(reason, now)
-            }
-            State::Dying(dying) => {
-                dying.killed = true;
-                dying.deadline = now + KILL_TIMEOUT;
-                vec![Action::Kill]
-            }
+            State::Dying(_) => self.on_dying_tick(now),
             State::Idle { .. } | State::Gone => Vec::new(),
         }
     }
-
-    /// PID 1 said that it cannot go on, and powers off.
-    fn on_fault(&mut self, reason: GoneReason, now: Moment) -> Vec<Action> {
-        if !matches!(self.state, State::Dying(_) | State::Gone) {
-            self.start_dying(reason, now + SHUTDOWN_TIMEOUT, now);
-        }
-        Vec::new()
-    }
-
-    /// The end of the process, which tells more, is likely on its way.
-    fn on_link_lost(&mut self, reason: GoneReason, now: Moment) -> Vec<Action> {
-        if !matches!(self.state, State::Dying(_) | State::Gone) {
-            self.start_dying(reason, now + LOST_LINK_GRACE, now);
-            if let State::Dying(dying) = &mut self.state {
-                dying.reason_open = true;
-            }
-        }
-        Vec::new()
-    }
-
-    fn violation(&mut self, what: &str, now: Moment) -> Vec<Action> {
-        self.kill(GoneReason::Violation(what.to_owned()), now)
-    }
-
-    fn die(&mut self, reason: GoneReason, now: Moment) -> Vec<Action> {
-        self.start_dying(reason, now + KILL_TIMEOUT, now);
-        if let State::Dying(dying) = &mut self.state {
-            dying.killed = true;
-        }
-        vec![Action::Kill]
-    }
-
-    fn start_dying(&mut self, reason: GoneReason, deadline: Moment, now: Moment) {
-        let invocation = match std::mem::replace(&mut self.state, State::Gone) {
-            State::Busy(busy) => Some((busy.invocation, busy.init, now)),
-            _ => None,
-        };
-        let (reason_open, killed) = (false, false);
-        self.state =
-            State::Dying(Box::new(Dying { reason, reason_open, killed, deadline, invocation }));
-    }
-
-    /// The process is gone, for `end` unless a better reason is known.
-    fn on_gone(&mut self, end: GoneReason, now: Moment) -> Vec<Action> {
-        let (reason, invocation) = match std::mem::replace(&mut self.state, State::Gone) {
-            State::Gone => return Vec::new(),
-            State::Dying(dying) => {
-                let reason = if dying.reason_open { end } else { dying.reason };
-                (reason, dying.invocation)
-            }
-            State::Busy(busy) => (end, Some((busy.invocation, busy.init, now))),
-            _ => (end, None),
-        };
-        let mut actions = Vec::new();
-        if let Some((invocation, init, ended)) = invocation {
-            let ending = Ending::Lost(reason.clone());
-            actions.push(Action::Finished(Box::new(invocation.end(ending, init, ended))));
-        }
-        actions.push(Action::Gone(reason));
-        actions
-    }
 }
 
-fn exit_error_type(exited: RuntimeExited) -> String {
-    let error_type = if exited.out_of_memory { "Runtime.OutOfMemory" } else { "Runtime.ExitError" };
-    error_type.to_owned()
+/// The time of an invocation is up: its caller knows at once, its runtime is ended.
+fn time_out(busy: &mut Busy, now: Moment) -> Vec<Action> {
+    busy.reset = Some((Ending::TimedOut, now + RESET_TIMEOUT));
+    let mut actions = Vec::new();
+    if busy.starting {
+        actions.push(Action::InitFailed(InitReport {
+            duration: now.since(busy.invocation.started()),
+            inside_invocation: true,
+            timed_out: true,
+            error_type: String::new(),
+        }));
+    }
+    actions.extend(busy.invocation.time_out().cloned().map(Action::Answered));
+    actions.push(Action::Reset(ResetReason::Timeout));
+    actions
 }
 
 /// The id under which an environment's invocation is known, for tests and tables.

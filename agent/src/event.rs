@@ -1,11 +1,12 @@
 //! What can happen to an environment, and what it wants done: the closed sets between the state machines and the loop.
 
 use votive_protocol::{
-    Done, FaultCode, GuestFrame, Hello, InvocationId, LogStream, Phase, ResetReason, ResponseMode,
-    ResponseOutcome, RuntimeErrorScope, RuntimeExited,
+    Done, ExitStatus, ExtensionEvents, ExtensionFault, FaultCode, GuestFrame, Hello, InvocationId,
+    LogStream, Phase, ResetReason, ResponseMode, ResponseOutcome, RuntimeErrorScope, RuntimeExited,
+    ShutdownReason, TelemetryTypes,
 };
 
-use crate::invocation::Outcome;
+use crate::invocation::{Answered, Outcome};
 use crate::link::LinkError;
 use crate::microvm::MicrovmEnd;
 
@@ -18,6 +19,8 @@ pub enum Event {
     LinkClosed(Option<LinkError>),
     /// The microVM's process was reaped.
     MicrovmEnded(MicrovmEnd),
+    /// The VMM answered one of the questions that are [`Action::Pause`] and [`Action::Resume`].
+    VmmAnswered,
     /// Time passed: [`crate::environment::Environment::deadline`] may be due.
     Tick,
 }
@@ -37,6 +40,47 @@ pub enum GuestEvent {
     RuntimeExited(RuntimeExited),
     Log(LogStream, Vec<u8>),
     Fault { code: FaultCode, errno: u16, detail: String },
+    Extension(ExtensionState),
+    ExtensionExited(ExtensionEnd),
+    Subscription(TelemetrySubscription),
+    Down,
+}
+
+/// How an extension came out of the init phase.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtensionState {
+    /// Its full name.
+    pub name: String,
+    /// `Started`, `Registered`, `Ready`, `InitError`, `ExitError` or `LaunchError`.
+    pub state: String,
+    /// What it registered for.
+    pub events: ExtensionEvents,
+    /// What it reported as its error; may be empty.
+    pub error_type: String,
+}
+
+/// The failure of an extension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtensionEnd {
+    /// Its full name.
+    pub name: String,
+    /// What the failure counts as.
+    pub fault: ExtensionFault,
+    /// How its process ended; nothing if it never ran.
+    pub status: Option<ExitStatus>,
+    /// The invocation that was under way.
+    pub id: Option<InvocationId>,
+}
+
+/// A subscription to telemetry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TelemetrySubscription {
+    /// The extension's full name.
+    pub name: String,
+    /// Whether it came by the Logs API.
+    pub legacy: bool,
+    /// What it subscribed to.
+    pub types: TelemetryTypes,
 }
 
 impl From<GuestFrame<'_>> for GuestEvent {
@@ -67,6 +111,24 @@ impl From<GuestFrame<'_>> for GuestEvent {
             GuestFrame::Fault(body) => {
                 Self::Fault { code: body.code, errno: body.errno, detail: body.detail.to_owned() }
             }
+            GuestFrame::Extension(body) => Self::Extension(ExtensionState {
+                name: body.name.to_owned(),
+                state: body.state.to_owned(),
+                events: body.events,
+                error_type: body.error_type.to_owned(),
+            }),
+            GuestFrame::ExtensionExited(body) => Self::ExtensionExited(ExtensionEnd {
+                name: body.name.to_owned(),
+                fault: body.fault,
+                status: body.status,
+                id: body.id,
+            }),
+            GuestFrame::Subscription(body) => Self::Subscription(TelemetrySubscription {
+                name: body.name.to_owned(),
+                legacy: body.legacy,
+                types: body.types,
+            }),
+            GuestFrame::Down(_) => Self::Down,
         }
     }
 }
@@ -81,13 +143,28 @@ pub enum Action {
     /// Have the runtime killed.
     Reset(ResetReason),
     /// Have the guest power off.
-    Shutdown,
+    Shutdown(ShutdownReason),
+    /// Have no vCPU run. The VMM is to answer with [`Event::VmmAnswered`].
+    Pause,
+    /// Have the vCPUs run. The VMM is to answer with [`Event::VmmAnswered`], also if they run already.
+    Resume,
+    /// Hold the microVM to the CPU share that the function's memory buys.
+    Throttle,
+    /// Let it have what there is: an init phase begins.
+    Unthrottle,
     /// Kill the microVM's process.
     Kill,
     /// Pass on a piece of the answer. If the answer is buffered, it counts only once [`Action::Finished`] says so.
     Respond(ResponseMode, Vec<u8>),
+    /// The caller's answer is complete, the invocation may go on. An invocation that ends without this is answered by its
+    /// outcome.
+    Answered(Answered),
     /// Pass on what the function wrote.
     Log(LogStream, Vec<u8>),
+    /// Tell of an extension.
+    Extension(ExtensionState),
+    /// Tell of a subscription to telemetry.
+    Subscription(TelemetrySubscription),
     /// The init phase failed, and how; it runs again inside the next invocation.
     InitFailed(InitReport),
     /// An invocation can be taken.
@@ -145,6 +222,15 @@ pub enum GoneReason {
     /// The guest does not read what it is sent.
     #[error("the guest does not read its link")]
     Stuck,
+    /// The VMM does not answer.
+    #[error("the VMM did not answer within {} ms", .0.as_millis())]
+    Hung(std::time::Duration),
+    /// The microVM could not be started.
+    #[error("the microVM could not be started: {0}")]
+    NotStarted(String),
+    /// Nobody looks after it any more: the worker is gone.
+    #[error("the worker is gone")]
+    Abandoned,
 }
 
 fn describe_fault(code: FaultCode, errno: u16, detail: &str) -> String {

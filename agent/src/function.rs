@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::limits::{
     ENVIRONMENT_MAX, GUEST_RESERVE_MIB, HANDLER_MAX, INIT_TIMEOUT_DEFAULT_S, MEMORY_MAX_MB,
-    MEMORY_MIN_MB, NAME_MAX, PAGE_ACCOUNTS_DIVISOR, TIMEOUT_MAX_S,
+    MEMORY_MIN_MB, NAME_MAX, PAGE_ACCOUNTS_DIVISOR, SCRATCH_MAX_MB, SCRATCH_MIN_MB, TIMEOUT_MAX_S,
 };
 
 #[cfg(test)]
@@ -13,8 +13,10 @@ mod tests;
 
 /// Where functions live, as their ARNs and `AWS_REGION` tell it.
 const REGION: &str = "us-east-1";
-/// Whose functions they are, as their ARNs tell it.
-const ACCOUNT: &str = "012345678912";
+/// Whose functions they are unless it is said, as their ARNs tell it.
+const ACCOUNT_DEFAULT: &str = "012345678912";
+/// The version that changes with its function.
+pub const LATEST: &str = "$LATEST";
 
 /// The environment variables that a function may not set (CONTRACT 4.4).
 const RESERVED: [&str; 20] = [
@@ -43,8 +45,12 @@ const RESERVED: [&str; 20] = [
 /// A function as its owner describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionSpec {
+    /// Whose it is: twelve digits.
+    pub account: String,
     /// Its name.
     pub name: String,
+    /// Its version: `$LATEST` or a number.
+    pub version: String,
     /// Its runtime's identifier: `python3.11`, `provided`, ...
     pub runtime: String,
     /// Its handler, as its runtime understands it.
@@ -55,6 +61,8 @@ pub struct FunctionSpec {
     pub timeout_s: u32,
     /// How long the init phase may take, in seconds.
     pub init_timeout_s: u32,
+    /// The size of `/tmp` in MB.
+    pub scratch_mb: u32,
     /// Its own environment variables.
     pub environment: Vec<(String, String)>,
 }
@@ -64,12 +72,15 @@ impl FunctionSpec {
     #[must_use]
     pub fn new(runtime: &str, handler: &str) -> Self {
         Self {
+            account: String::from(ACCOUNT_DEFAULT),
             name: String::from("function"),
+            version: String::from(LATEST),
             runtime: runtime.to_owned(),
             handler: handler.to_owned(),
             memory_mb: crate::limits::MEMORY_DEFAULT_MB,
             timeout_s: crate::limits::TIMEOUT_DEFAULT_S,
             init_timeout_s: INIT_TIMEOUT_DEFAULT_S,
+            scratch_mb: SCRATCH_MIN_MB,
             environment: Vec::new(),
         }
     }
@@ -79,7 +90,9 @@ impl FunctionSpec {
     /// # Errors
     /// The first field that is wrong, with its value and what is allowed.
     pub fn validate(self) -> Result<Function, FunctionError> {
+        check_account(&self.account)?;
         check_name(&self.name)?;
+        check_version(&self.version)?;
         check_runtime(&self.runtime)?;
         check_handler(&self.handler)?;
         if !(MEMORY_MIN_MB..=MEMORY_MAX_MB).contains(&self.memory_mb) {
@@ -93,6 +106,9 @@ impl FunctionSpec {
                 field: "init timeout",
                 value: self.init_timeout_s,
             });
+        }
+        if !(SCRATCH_MIN_MB..=SCRATCH_MAX_MB).contains(&self.scratch_mb) {
+            return Err(FunctionError::Scratch { value: self.scratch_mb });
         }
         check_environment(&self.environment)?;
         Ok(Function { spec: self })
@@ -113,6 +129,24 @@ pub enum FunctionError {
     Name {
         /// As it was given.
         value: String,
+    },
+    /// The account.
+    #[error("account {value:?}: twelve digits are allowed")]
+    Account {
+        /// As it was given.
+        value: String,
+    },
+    /// The version.
+    #[error("version {value:?}: {LATEST} or a number from 1 on is allowed")]
+    Version {
+        /// As it was given.
+        value: String,
+    },
+    /// The size of `/tmp`.
+    #[error("ephemeral storage {value} MB: {SCRATCH_MIN_MB} to {SCRATCH_MAX_MB} MB are allowed")]
+    Scratch {
+        /// As it was given.
+        value: u32,
     },
     /// The runtime's identifier.
     #[error(
@@ -182,10 +216,28 @@ impl Function {
         &self.spec.name
     }
 
-    /// Its version. There is one only, until versions are published.
+    /// Its version: `$LATEST` or a number.
     #[must_use]
     pub fn version(&self) -> &str {
-        "$LATEST"
+        &self.spec.version
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn account(&self) -> &str {
+        &self.spec.account
+    }
+
+    /// The size of its `/tmp` in bytes.
+    #[must_use]
+    pub fn scratch_bytes(&self) -> u64 {
+        u64::from(self.spec.scratch_mb) * 1024 * 1024
+    }
+
+    /// What was asked for.
+    #[must_use]
+    pub fn spec(&self) -> &FunctionSpec {
+        &self.spec
     }
 
     /// Its handler.
@@ -259,7 +311,13 @@ impl Function {
     /// Its ARN.
     #[must_use]
     pub fn arn(&self) -> String {
-        format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{}", self.name())
+        let (account, name) = (self.account(), self.name());
+        let mut arn = format!("arn:aws:lambda:{REGION}:{account}:function:{name}");
+        if self.version() != LATEST {
+            arn.push(':');
+            arn.push_str(self.version());
+        }
+        arn
     }
 
     /// The group of its logs.
@@ -284,6 +342,22 @@ impl Function {
     fn is_custom_runtime(&self) -> bool {
         self.runtime() == "provided" || self.runtime().starts_with("provided.")
     }
+}
+
+fn check_account(account: &str) -> Result<(), FunctionError> {
+    if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(FunctionError::Account { value: account.to_owned() });
+    }
+    Ok(())
+}
+
+/// A number is at most 19 digits long, so that it fits what AWS allows and has one form only.
+fn check_version(version: &str) -> Result<(), FunctionError> {
+    let digits = !version.starts_with('0') && version.bytes().all(|byte| byte.is_ascii_digit());
+    if version == LATEST || (digits && (1..=19).contains(&version.len())) {
+        return Ok(());
+    }
+    Err(FunctionError::Version { value: version.to_owned() })
 }
 
 fn check_name(name: &str) -> Result<(), FunctionError> {

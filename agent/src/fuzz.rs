@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::environment::Environment;
+use crate::environment::{Environment, EnvironmentSpec};
 use crate::event::{Action, Event};
 use crate::invocation::InvocationSpec;
 use crate::link::FrameReader;
+use crate::worker::api::Initialization;
 
 #[cfg(test)]
 mod tests;
@@ -51,7 +52,12 @@ struct Life {
 impl Life {
     fn begin(pace: Duration) -> Self {
         let now = Moment::from_nanoseconds(1);
-        let environment = Environment::new(Duration::from_secs(10), now);
+        let spec = EnvironmentSpec {
+            init_timeout: Duration::from_secs(10),
+            initialization: Initialization::OnDemand,
+            hang_timeout: None,
+        };
+        let environment = Environment::new(spec, now);
         Self { environment, now, pace, begun: 0, finished: 0 }
     }
 

@@ -17,7 +17,7 @@ use votive_protocol::{
 };
 
 use crate::clock::Moment;
-use crate::event::{GoneReason, GuestEvent};
+use crate::event::{ExtensionEnd, GoneReason, GuestEvent};
 use crate::report::{Report, Status};
 
 #[cfg(test)]
@@ -41,6 +41,7 @@ pub struct Invocation {
     started: Moment,
     answer: Answer,
     memory_peak_bytes: u64,
+    extensions: Duration,
 }
 
 #[derive(Debug)]
@@ -106,6 +107,8 @@ pub enum Ending {
     TimedOut,
     /// The runtime's process ended.
     Exited(RuntimeExited),
+    /// An extension failed, which took the runtime with it.
+    ExtensionFailed(ExtensionEnd),
     /// The runtime, started again inside the invocation, reported that it could not start.
     InitFailed(FunctionError),
     /// The environment is gone.
@@ -119,6 +122,8 @@ pub enum Step {
     Nothing,
     /// A piece of the answer is to be passed on.
     Respond(ResponseMode, Vec<u8>),
+    /// The caller's answer is complete.
+    Answered,
     /// The runtime is done.
     Released,
 }
@@ -141,7 +146,13 @@ impl Invocation {
     /// Begins an invocation at `now`, the moment at which its request is sent.
     #[must_use]
     pub fn new(spec: InvocationSpec, now: Moment) -> Self {
-        Self { spec, started: now, answer: Answer::Waiting, memory_peak_bytes: 0 }
+        Self {
+            spec,
+            started: now,
+            answer: Answer::Waiting,
+            memory_peak_bytes: 0,
+            extensions: Duration::ZERO,
+        }
     }
 
     /// Its id.
@@ -160,6 +171,24 @@ impl Invocation {
     #[must_use]
     pub fn started(&self) -> Moment {
         self.started
+    }
+
+    /// The caller's answer, once it is complete.
+    #[must_use]
+    pub fn answered(&self) -> Option<&Answered> {
+        match &self.answer {
+            Answer::Answered(answered) => Some(answered),
+            Answer::Waiting | Answer::Answering { .. } => None,
+        }
+    }
+
+    /// Its time is up: gives the caller's answer, unless there is one.
+    pub fn time_out(&mut self) -> Option<&Answered> {
+        if self.is_answered() {
+            return None;
+        }
+        self.answer = Answer::Answered(Answered::Error(self.timed_out()));
+        self.answered()
     }
 
     /// Whether its caller's answer is complete.
@@ -186,13 +215,14 @@ impl Invocation {
             GuestEvent::RuntimeError { scope, error_type, body } => {
                 if let RuntimeErrorScope::Invocation(id) = scope {
                     self.check(id)?;
-                    self.on_error(FunctionError { error_type, payload: body })?;
+                    return self.on_error(FunctionError { error_type, payload: body });
                 }
                 Ok(Step::Nothing)
             }
             GuestEvent::Done(done) => {
                 self.check(done.id)?;
                 self.note_memory(done.memory_peak_bytes);
+                self.extensions = Duration::from_nanos(done.extensions_ns);
                 if self.is_answered() { Ok(Step::Released) } else { Err(Violation::OutOfOrder) }
             }
             GuestEvent::Hello(_)
@@ -200,6 +230,10 @@ impl Invocation {
             | GuestEvent::Ready(_)
             | GuestEvent::RuntimeExited(_)
             | GuestEvent::Log(..)
+            | GuestEvent::Extension(_)
+            | GuestEvent::ExtensionExited(_)
+            | GuestEvent::Subscription(_)
+            | GuestEvent::Down
             | GuestEvent::Fault { .. } => Ok(Step::Nothing),
         }
     }
@@ -221,7 +255,10 @@ impl Invocation {
         };
         let condition = match ending {
             Ending::Released => Condition::Clean,
-            Ending::TimedOut | Ending::Exited(_) | Ending::InitFailed(_) => Condition::Suspect,
+            Ending::TimedOut
+            | Ending::Exited(_)
+            | Ending::ExtensionFailed(_)
+            | Ending::InitFailed(_) => Condition::Suspect,
             Ending::Lost(_) => Condition::Dead,
         };
         let (status, cause) = self.judge(&ending);
@@ -240,6 +277,8 @@ impl Invocation {
             memory_size_mb: self.spec.memory_mb,
             memory_used_bytes: self.memory_peak_bytes,
             init,
+            // The guest's word for it cannot exceed what the host measured.
+            extensions: self.extensions.min(duration),
             status,
         };
         Outcome { id: self.spec.id, answer, report, condition }
@@ -255,16 +294,17 @@ impl Invocation {
                 }
                 _ => (Status::Success, None),
             },
-            Ending::TimedOut => {
-                let seconds = self.spec.timeout.as_secs_f64();
-                let text = format!("Task timed out after {seconds:.2} seconds");
-                (Status::Timeout, Some(made("Sandbox.Timedout", id, &text)))
-            }
+            Ending::TimedOut => (Status::Timeout, Some(self.timed_out())),
             Ending::Exited(exited) => {
                 let error = made("Runtime.ExitError", id, &exit_text(exited.status));
                 let logged =
                     if exited.out_of_memory { "Runtime.OutOfMemory" } else { "Runtime.ExitError" };
                 (Status::Error(logged.to_owned()), Some(error))
+            }
+            Ending::ExtensionFailed(end) => {
+                let error_type = end.fault.error_type();
+                let error = made(error_type, id, &extension_text(end));
+                (Status::Error(error_type.to_owned()), Some(error))
             }
             Ending::InitFailed(error) => {
                 (Status::Error(error.error_type.clone()), Some(error.clone()))
@@ -274,6 +314,12 @@ impl Invocation {
                 (Status::Error(error.error_type.clone()), Some(error))
             }
         }
+    }
+
+    fn timed_out(&self) -> FunctionError {
+        let seconds = self.spec.timeout.as_secs_f64();
+        let text = format!("Task timed out after {seconds:.2} seconds");
+        made("Sandbox.Timedout", self.spec.id, &text)
     }
 
     fn check(&self, id: InvocationId) -> Result<(), Violation> {
@@ -342,17 +388,17 @@ impl Invocation {
             }
         };
         self.answer = Answer::Answered(answered);
-        Ok(Step::Nothing)
+        Ok(Step::Answered)
     }
 
-    fn on_error(&mut self, error: FunctionError) -> Result<(), Violation> {
+    fn on_error(&mut self, error: FunctionError) -> Result<Step, Violation> {
         match &self.answer {
             Answer::Waiting => {
                 self.answer = Answer::Answered(Answered::Error(self.complete(error)));
-                Ok(())
+                Ok(Step::Answered)
             }
             // A runtime whose response was refused as too large says so with an error of its own: the refusal stands.
-            Answer::Answered(Answered::Error(_)) => Ok(()),
+            Answer::Answered(Answered::Error(_)) => Ok(Step::Nothing),
             Answer::Answering { .. } | Answer::Answered(Answered::Response { .. }) => {
                 Err(Violation::OutOfOrder)
             }
@@ -423,6 +469,31 @@ fn exit_text(status: ExitStatus) -> String {
             format!("Runtime exited with error: signal: {}", signal_text(signal))
         }
     }
+}
+
+/// The end of an extension in the words of AWS's emulator.
+fn extension_text(end: &ExtensionEnd) -> String {
+    match end.status {
+        None => String::from("extension could not be started"),
+        Some(ExitStatus::Code(code)) => format!("exit status {code}"),
+        Some(ExitStatus::Signal(signal)) => format!("signal: {}", signal_text(signal)),
+    }
+}
+
+/// The outcome of an invocation whose environment was gone before it could be sent.
+#[must_use]
+pub fn never_begun(spec: &InvocationSpec, reason: &GoneReason) -> Outcome {
+    let error = lost(spec.id, reason);
+    let report = Report {
+        id: spec.id,
+        duration: Duration::ZERO,
+        memory_size_mb: spec.memory_mb,
+        memory_used_bytes: 0,
+        init: None,
+        extensions: Duration::ZERO,
+        status: Status::Error(error.error_type.clone()),
+    };
+    Outcome { id: spec.id, answer: Answered::Error(error), report, condition: Condition::Dead }
 }
 
 fn signal_text(signal: u8) -> String {

@@ -24,17 +24,25 @@ pub const HANDLER_MAX: usize = 128;
 pub const NAME_MAX: usize = 64;
 /// What a function's environment variables may take together, keys and values, in bytes (CONTRACT 4.4).
 pub const ENVIRONMENT_MAX: usize = 4 * 1024;
-/// The size of `/tmp` in bytes: 512 MB, the least that CONTRACT 4.5 gives.
-pub const SCRATCH_BYTES: u64 = 512 * 1024 * 1024;
+/// The least size of `/tmp` in MB (CONTRACT 4.5).
+pub const SCRATCH_MIN_MB: u32 = 512;
+/// The most size of `/tmp` in MB (CONTRACT 4.5).
+pub const SCRATCH_MAX_MB: u32 = 10_240;
 
 /// How long a guest may take from its process's start to its first frame. A real guest takes a fraction of a second, an
 /// emulated one on a crowded host seconds; beyond this it is stuck.
 pub const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long PID 1 may take to kill a runtime and say so. SIGKILL and reaping take microseconds; an emulated guest is
-/// slower, one that takes longer is not going to.
+/// How long PID 1 may take to end runtime and extensions and say so. Extensions have 2 s of it (CONTRACT 4.2); SIGKILL and
+/// reaping take microseconds; an emulated guest is slower, one that takes longer is not going to.
 pub const RESET_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a guest that was told to power off may take before its process is killed.
+/// How long a guest that was told to power off may take before its process is killed; extensions have 2 s of it
+/// (CONTRACT 4.2).
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+/// The most that a guest may take to end runtime and extensions when it is told to power off, in milliseconds: all that
+/// extensions may have (CONTRACT 4.2). PID 1 keeps to less where less is due.
+pub const SHUTDOWN_GRACE_MS: u32 = 2000;
+/// How often a VMM whose guest runs is asked whether it is there. With [`HANG_TIMEOUT`] a hang is known within a second.
+pub const PROBE_PERIOD: Duration = Duration::from_millis(400);
 /// How long after the end of the link the process's own end, which tells why, is waited for.
 pub const LOST_LINK_GRACE: Duration = Duration::from_millis(500);
 /// How long a killed process may take to be reaped before the environment is given up.
@@ -80,3 +88,23 @@ pub const WATCH_WAITING_MAX: usize = 1024;
 pub const WATCH_LINES_WAITING_MAX: usize = 256;
 /// The longest line of a log that a watcher is shown, in bytes.
 pub const WATCH_LINE_MAX: usize = 64 * 1024;
+/// Function versions that a worker knows at once.
+pub const FUNCTION_VERSIONS_MAX: usize = 10_000;
+/// Names whose meaning a worker remembers: those of versions that were removed count too.
+pub const FUNCTION_VERSION_NAMES_MAX: usize = 100_000;
+/// Layers of a function (CONTRACT 4.7).
+pub const LAYERS_MAX: usize = 5;
+/// Reservations that wait to be spent, or are remembered to tell a late caller why it is refused.
+pub const RESERVATIONS_MAX: usize = 20_000;
+/// How long after its end a reservation is remembered, to tell a late caller why it is refused.
+pub const RESERVATION_REMEMBERED: Duration = Duration::from_secs(60);
+/// When a throttled caller may try again.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long before an environment's lease ends its provisioned replacement is begun.
+pub const REPLACEMENT_LEAD: Duration = Duration::from_secs(60);
+/// After how many starts in a row that came to nothing provisioned concurrency counts as failed.
+pub const PROVISION_FAILURES_MAX: u32 = 3;
+/// The longest wait between two tries to start a provisioned environment.
+pub const PROVISION_RETRY_MAX: Duration = Duration::from_secs(60);
+/// Releases that are kept for callers who ask for them late.
+pub const RELEASES_KEPT_MAX: usize = 4096;

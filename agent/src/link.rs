@@ -5,7 +5,8 @@
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use votive_protocol::{
     BODY_MAX, ByteList, Configure, FrameError, GuestFrame, HEADER_LEN, Header, HostFrame,
-    InitializationType, InvocationId, Invoke, Mount, ResetReason, Shutdown, limits::MOUNTS_MAX,
+    InitializationType, InvocationId, Invoke, Mount, ResetReason, Shutdown, ShutdownReason,
+    limits::MOUNTS_MAX,
 };
 
 use crate::event::GuestEvent;
@@ -103,7 +104,9 @@ pub enum HostMessage {
     Reset(ResetReason),
     /// The guest is to power off.
     Shutdown {
-        /// What the runtime has between SIGTERM and SIGKILL, in milliseconds.
+        /// What extensions are told.
+        reason: ShutdownReason,
+        /// The most that it may take, in milliseconds.
         grace_ms: u32,
     },
 }
@@ -119,6 +122,8 @@ pub struct Configuration {
     pub mounts: [Option<Mount>; MOUNTS_MAX],
     /// `AWS_LAMBDA_LOG_STREAM_NAME`
     pub log_stream: String,
+    /// `AWS_LAMBDA_INITIALIZATION_TYPE`
+    pub initialization: InitializationType,
 }
 
 /// [`Invoke`] with its own bytes, and the payload.
@@ -132,6 +137,14 @@ pub struct Request {
     pub function_arn: String,
     /// `Lambda-Runtime-Trace-Id`
     pub trace_id: String,
+    /// `Lambda-Runtime-Client-Context`; may be empty.
+    pub client_context: String,
+    /// `Lambda-Runtime-Cognito-Identity`; may be empty.
+    pub cognito_identity: String,
+    /// `Content-Type`; may be empty.
+    pub content_type: String,
+    /// The time of day in nanoseconds since the Unix epoch: a guest that was paused does not know it.
+    pub realtime_ns: u64,
     /// The event.
     pub payload: Vec<u8>,
 }
@@ -159,8 +172,9 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
             HostMessage::Configure(configuration) => self.configure(configuration).await,
             HostMessage::Invoke(request) => self.invoke(request).await,
             HostMessage::Reset(reason) => self.frame(&HostFrame::Reset(*reason)).await,
-            HostMessage::Shutdown { grace_ms } => {
-                self.frame(&HostFrame::Shutdown(Shutdown { grace_ms: *grace_ms })).await
+            HostMessage::Shutdown { reason, grace_ms } => {
+                let shutdown = Shutdown { reason: *reason, grace_ms: *grace_ms };
+                self.frame(&HostFrame::Shutdown(shutdown)).await
             }
         }
     }
@@ -175,7 +189,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
             uid: RUNTIME_UID,
             gid: RUNTIME_GID,
             mounts: configuration.mounts,
-            initialization: InitializationType::OnDemand,
+            initialization: configuration.initialization,
             function_name: function.name(),
             function_version: function.version(),
             handler: function.handler(),
@@ -183,6 +197,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
             region: function.region(),
             log_group: &log_group,
             log_stream: &configuration.log_stream,
+            account_id: function.account(),
             working_directory: "",
             arguments: ByteList::default(),
             environment: ByteList::new(&environment)?,
@@ -194,13 +209,15 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     async fn invoke(&mut self, request: &Request) -> Result<(), LinkError> {
         self.frame(&HostFrame::Invoke(Invoke {
             id: request.id,
+            realtime_ns: request.realtime_ns,
             deadline_ms: request.deadline_ms,
             payload_len: u64::try_from(request.payload.len()).unwrap_or(u64::MAX),
             function_arn: &request.function_arn,
             trace_id: &request.trace_id,
-            client_context: "",
-            cognito_identity: "",
-            content_type: "",
+            client_context: &request.client_context,
+            cognito_identity: &request.cognito_identity,
+            tenant_id: "",
+            content_type: &request.content_type,
         }))
         .await?;
         for piece in request.payload.chunks(BODY_MAX) {

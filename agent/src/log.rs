@@ -24,7 +24,7 @@ const WAITING_MAX: usize = 16 * 1024 * 1024;
 /// Cuts what a function writes into lines.
 #[derive(Debug, Default)]
 pub struct LineCutter {
-    partial: [Vec<u8>; 3],
+    partial: [Vec<u8>; 4],
 }
 
 impl LineCutter {
@@ -52,7 +52,7 @@ impl LineCutter {
 
     /// Gives the lines that have no end yet.
     pub fn flush(&mut self) -> Vec<(LogStream, Vec<u8>)> {
-        let streams = [LogStream::Stdout, LogStream::Stderr, LogStream::Init];
+        let streams = [LogStream::Stdout, LogStream::Stderr, LogStream::Init, LogStream::Extension];
         let mut lines = Vec::new();
         for stream in streams {
             let line = std::mem::take(&mut self.partial[index(stream)]);
@@ -69,6 +69,7 @@ fn index(stream: LogStream) -> usize {
         LogStream::Stdout => 0,
         LogStream::Stderr => 1,
         LogStream::Init => 2,
+        LogStream::Extension => 3,
     }
 }
 
@@ -81,6 +82,7 @@ pub fn function_line(stream: LogStream, line: &[u8], format: LogFormat, time: Du
             let kind = match stream {
                 LogStream::Stdout | LogStream::Stderr => "function",
                 LogStream::Init => "platform.init",
+                LogStream::Extension => "extension",
             };
             let record = String::from_utf8_lossy(line);
             let time = rfc3339_milliseconds(time);

@@ -6,7 +6,7 @@ use serde_json::json;
 use votive_protocol::InvocationId;
 
 use crate::clock::rfc3339_milliseconds;
-use crate::event::InitReport;
+use crate::event::{ExtensionState, InitReport, TelemetrySubscription};
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +35,8 @@ pub struct Report {
     pub memory_used_bytes: u64,
     /// The init phase that this invocation waited for.
     pub init: Option<Duration>,
+    /// How long extensions went on after the runtime, as the guest told it (`PostRuntimeExtensionsDuration`).
+    pub extensions: Duration,
     /// How it went.
     pub status: Status,
 }
@@ -179,6 +181,68 @@ pub fn init_report_line(report: &InitReport, format: LogFormat, time: Duration) 
                 record["errorType"] = json!(report.error_type);
             }
             platform("platform.initReport", time, &record).to_string()
+        }
+    }
+}
+
+/// The line about an extension at the end of the init phase.
+#[must_use]
+pub fn extension_line(extension: &ExtensionState, format: LogFormat, time: Duration) -> String {
+    let mut events = Vec::new();
+    if extension.events.invoke {
+        events.push("INVOKE");
+    }
+    if extension.events.shutdown {
+        events.push("SHUTDOWN");
+    }
+    let (name, state) = (shown(&extension.name), shown(&extension.state));
+    match format {
+        LogFormat::Text => {
+            let events = events.join(", ");
+            let mut line = format!("EXTENSION\tName: {name}\tState: {state}\tEvents: [{events}]");
+            if !extension.error_type.is_empty() {
+                line.push_str(&format!("\tError Type: {}", shown(&extension.error_type)));
+            }
+            line
+        }
+        LogFormat::Json => {
+            let mut record = json!({ "name": name, "state": state, "events": events });
+            if !extension.error_type.is_empty() {
+                record["errorType"] = json!(extension.error_type);
+            }
+            platform("platform.extension", time, &record).to_string()
+        }
+    }
+}
+
+/// The line about a subscription to telemetry.
+#[must_use]
+pub fn subscription_line(
+    subscription: &TelemetrySubscription,
+    format: LogFormat,
+    time: Duration,
+) -> String {
+    let types = subscription.types;
+    let named = [
+        (types.platform, "platform"),
+        (types.function, "function"),
+        (types.extension, "extension"),
+    ];
+    let types: Vec<_> = named.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
+    let name = shown(&subscription.name);
+    match format {
+        LogFormat::Text => {
+            let kind = if subscription.legacy { "LOGS" } else { "TELEMETRY" };
+            format!("{kind}\tName: {name}\tState: Subscribed\tTypes: [{}]", types.join(", "))
+        }
+        LogFormat::Json => {
+            let kind = if subscription.legacy {
+                "platform.logsSubscription"
+            } else {
+                "platform.telemetrySubscription"
+            };
+            let record = json!({ "name": name, "state": "Subscribed", "types": types });
+            platform(kind, time, &record).to_string()
         }
     }
 }

@@ -14,22 +14,26 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use votive_protocol::limits::MOUNTS_MAX;
 use votive_protocol::{
-    FaultCode, FileSystem, InvocationId, LogStream, Mount, MountTarget, ResponseMode,
+    FaultCode, FileSystem, InitializationType, InvocationId, LogStream, Mount, MountTarget,
+    ResponseMode, ShutdownReason,
 };
 
 use crate::clock::{Moment, wall_clock};
 use crate::cold_start::Timeline;
-use crate::environment::{Environment, new_invocation_id};
+use crate::environment::{Environment, EnvironmentSpec, new_invocation_id};
 use crate::event::{Action, Event, GoneReason, GuestEvent};
 use crate::function::Function;
 use crate::images::{Images, ImagesError};
-use crate::invocation::{Answered, Condition, InvocationSpec, Outcome, lost};
-use crate::limits::{EVENTS_WAITING_MAX, MESSAGES_WAITING_MAX, PIPE_GRACE};
+use crate::invocation::{Condition, InvocationSpec, Outcome, never_begun};
+use crate::limits::{EVENTS_WAITING_MAX, MESSAGES_WAITING_MAX, PIPE_GRACE, SHUTDOWN_GRACE_MS};
 use crate::link::{Configuration, FrameReader, FrameWriter, HostMessage, Request};
 use crate::log::{LineCutter, LogWriter, function_line};
 use crate::microvm::{Disk, Microvm, MicrovmError, MicrovmSpec, Spawned};
-use crate::report::{LogFormat, Report, Status, end_line, init_report_line, start_line};
+use crate::report::{
+    LogFormat, end_line, extension_line, init_report_line, start_line, subscription_line,
+};
 use crate::scratch::{self, ScratchError};
+use crate::worker::api::Initialization;
 
 /// What to run.
 #[derive(Debug)]
@@ -179,7 +183,7 @@ fn open_everything(spec: &RunSpec) -> Result<MicrovmSpec, RunError> {
         Code::Image(path) => Images::open("the code image", path.clone())?,
         Code::Zip(path) => pack(path)?,
     };
-    let scratch = scratch::create()?;
+    let scratch = scratch::create(function.scratch_bytes())?;
     let disk = |file, read_only| Disk { file, read_only };
     Ok(MicrovmSpec {
         vmm: images.vmm().to_owned(),
@@ -268,7 +272,12 @@ impl Session {
                 }
             }
         });
-        let environment = Environment::new(spec.function.init_timeout(), at);
+        let environment = EnvironmentSpec {
+            init_timeout: spec.function.init_timeout(),
+            initialization: Initialization::OnDemand,
+            hang_timeout: None,
+        };
+        let environment = Environment::new(environment, at);
         let log = spec.log.map(|format| Log {
             writer: LogWriter::to_stderr(),
             format,
@@ -320,7 +329,7 @@ impl Session {
                 self.timeline.note_phase(phase.name, now);
             }
             Event::MicrovmEnded(end) => self.timeline.marks.clone_from(&end.marks),
-            Event::Guest(_) | Event::LinkClosed(_) | Event::Tick => {}
+            Event::Guest(_) | Event::LinkClosed(_) | Event::VmmAnswered | Event::Tick => {}
         }
         if let Event::LinkClosed(Some(error)) = &event {
             tracing::debug!(%error, "the guest link is over");
@@ -347,7 +356,22 @@ impl Session {
                 self.send(HostMessage::Invoke(Box::new(request)))
             }
             Action::Reset(reason) => self.send(HostMessage::Reset(reason)),
-            Action::Shutdown => self.send(HostMessage::Shutdown { grace_ms: 0 }),
+            Action::Shutdown(reason) => {
+                self.send(HostMessage::Shutdown { reason, grace_ms: SHUTDOWN_GRACE_MS })
+            }
+            Action::Pause
+            | Action::Resume
+            | Action::Throttle
+            | Action::Unthrottle
+            | Action::Answered(_) => Vec::new(),
+            Action::Extension(extension) => {
+                self.log_line(|format, time| extension_line(&extension, format, time));
+                Vec::new()
+            }
+            Action::Subscription(subscription) => {
+                self.log_line(|format, time| subscription_line(&subscription, format, time));
+                Vec::new()
+            }
             Action::Kill => {
                 self.kill.notify_one();
                 Vec::new()
@@ -380,16 +404,19 @@ impl Session {
     fn on_idle(&mut self) -> Vec<Action> {
         let now = Moment::now();
         if self.invoked {
-            return self.environment.shutdown(now);
+            return self.environment.shutdown(ShutdownReason::Spindown, now);
         }
         self.invoked = true;
-        let spec = InvocationSpec {
+        // `Idle` was just said: it can be taken.
+        self.environment.invoke(self.invocation(), now).unwrap_or_default()
+    }
+
+    fn invocation(&self) -> InvocationSpec {
+        InvocationSpec {
             id: self.id,
             timeout: self.spec.function.timeout(),
             memory_mb: self.spec.function.memory_mb(),
-        };
-        // `Idle` was just said: it can be taken.
-        self.environment.invoke(spec, now).unwrap_or_default()
+        }
     }
 
     fn on_finished(&mut self, outcome: Outcome) {
@@ -421,6 +448,7 @@ impl Session {
             realtime_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
             mounts: mounts(),
             log_stream: format!("{date}/[{}]{instance}", self.spec.function.version()),
+            initialization: InitializationType::OnDemand,
         }
     }
 
@@ -434,6 +462,10 @@ impl Session {
             deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
             function_arn: self.spec.function.arn(),
             trace_id: format!("Root=1-{:08x}-{trace};Sampled=0", now.as_secs()),
+            client_context: String::new(),
+            cognito_identity: String::new(),
+            content_type: String::new(),
+            realtime_ns: 0,
             payload: std::mem::take(&mut self.spec.payload),
         }
     }
@@ -465,35 +497,21 @@ impl Session {
             task.abort();
         }
         self.flush_log();
-        if let Some(log) = self.log {
+        if let Some(log) = self.log.take() {
             log.writer.finish();
         }
         if let Some(signal) = interrupted {
             return Err(RunError::Interrupted(signal));
         }
-        let reason = self.gone.unwrap_or(GoneReason::Shutdown);
-        let outcome = match self.outcome {
+        let reason = self.gone.take().unwrap_or(GoneReason::Shutdown);
+        let outcome = match self.outcome.take() {
             Some(outcome) => outcome,
-            None => never_invoked(self.id, &self.spec.function, &reason),
+            None => never_begun(&self.invocation(), &reason),
         };
         let lost = (outcome.condition == Condition::Dead || reason != GoneReason::Shutdown)
             .then_some(reason);
         Ok(RunEnd { outcome, response: self.response, timeline: self.timeline, lost })
     }
-}
-
-/// The outcome of an invocation whose environment was gone before it could be sent.
-fn never_invoked(id: InvocationId, function: &Function, reason: &GoneReason) -> Outcome {
-    let error = lost(id, reason);
-    let report = Report {
-        id,
-        duration: Duration::ZERO,
-        memory_size_mb: function.memory_mb(),
-        memory_used_bytes: 0,
-        init: None,
-        status: Status::Error(error.error_type.clone()),
-    };
-    Outcome { id, answer: Answered::Error(error), report, condition: Condition::Dead }
 }
 
 /// Whether an environment was lost for a fault of the function's own, rather than of the host's.

@@ -1,4 +1,4 @@
-//! The disk behind `/tmp`: an empty ext4 of 512 MB in a sparse file that has no name.
+//! The disk behind `/tmp`: an empty ext4 in a sparse file that has no name.
 //!
 //! The file system is written by the crate `mkext4`: no process to start, no template to keep in step, and the few blocks
 //! that are not zero are all that is written. The file is unlinked from the start, so nothing is left of it whatever happens.
@@ -8,7 +8,6 @@ use std::path::PathBuf;
 
 use mkext4::{FsBuilder, InodeCount, Meta, Options, ROOT, RegionSink};
 
-use crate::limits::SCRATCH_BYTES;
 use crate::link::{RUNTIME_GID, RUNTIME_UID};
 
 #[cfg(test)]
@@ -35,21 +34,21 @@ pub enum ScratchError {
     Format(#[source] mkext4::Error),
 }
 
-/// Makes a scratch disk whose root belongs to the function's user.
+/// Makes a scratch disk of `bytes` in size, whose root belongs to the function's user.
 ///
 /// # Errors
 /// [`ScratchError`]
-pub fn create() -> Result<File, ScratchError> {
+pub fn create(bytes: u64) -> Result<File, ScratchError> {
     let folder = std::env::temp_dir();
     let create = |source| ScratchError::Create { folder: folder.clone(), source };
     let file = tempfile::tempfile_in(&folder).map_err(create)?;
-    file.set_len(SCRATCH_BYTES).map_err(create)?;
-    format(&file).map_err(ScratchError::Format)?;
+    file.set_len(bytes).map_err(create)?;
+    format(&file, bytes).map_err(ScratchError::Format)?;
     Ok(file)
 }
 
-fn format(file: &File) -> Result<(), mkext4::Error> {
-    let mut options = Options::new(SCRATCH_BYTES, *b"votive scratch\0\0", 0);
+fn format(file: &File, bytes: u64) -> Result<(), mkext4::Error> {
+    let mut options = Options::new(bytes, *b"votive scratch\0\0", 0);
     options.inodes = InodeCount::Exact(INODES);
     options.journal_blocks = Some(JOURNAL_BLOCKS);
     options.reserved_percent = 0;

@@ -24,7 +24,7 @@ fn each_phase_ends_where_the_next_begins() {
     };
     timeline.note_phase(PhaseName::Configured, at(22));
     timeline.note_phase(PhaseName::RuntimeStarted, at(27));
-    timeline.note_phase(PhaseName::RuntimeReady, at(40));
+    timeline.note_phase(PhaseName::InitOver, at(40));
     // A second start of the runtime is no part of the cold start's first phases.
     timeline.note_phase(PhaseName::RuntimeStarted, at(99));
     let figures: Vec<_> = timeline.phases().iter().map(|p| (p.name, p.duration)).collect();

@@ -4,16 +4,20 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use votive_protocol::{
-    Done, ExitStatus, FaultCode, Hello, LogStream, Phase, ResponseMode, ResponseOutcome, VERSION,
+    Done, ExitStatus, ExtensionFault, FaultCode, Hello, LogStream, Phase, PhaseName, ResponseMode,
+    ResponseOutcome, RuntimeErrorScope, RuntimeExited, VERSION,
 };
 
 use super::*;
-use crate::invocation::{Answered, Condition, Outcome};
+use crate::event::{ExtensionEnd, GuestEvent};
+use crate::invocation::{Answered, Condition, FunctionError, Outcome};
+use crate::limits::{LOST_LINK_GRACE, PROBE_PERIOD};
 use crate::microvm::MicrovmEnd;
 use crate::report::Status;
 
 const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(3);
+const HANG: Duration = Duration::from_millis(500);
 
 fn id(number: u8) -> InvocationId {
     InvocationId([number; 16])
@@ -32,7 +36,7 @@ fn phase(name: PhaseName) -> Phase {
 }
 
 fn ready() -> GuestEvent {
-    GuestEvent::Ready(phase(PhaseName::RuntimeReady))
+    GuestEvent::Ready(phase(PhaseName::InitOver))
 }
 
 fn exited(id: Option<InvocationId>) -> GuestEvent {
@@ -52,7 +56,13 @@ fn answer(number: u8) -> [GuestEvent; 3] {
     [
         GuestEvent::ResponseStart { id, mode, content_type },
         GuestEvent::ResponseEnd { id, outcome, error_type },
-        GuestEvent::Done(Done { id, duration_ns: 1, memory_peak_bytes: 1 }),
+        GuestEvent::Done(Done {
+            id,
+            duration_ns: 1,
+            runtime_ns: 1,
+            extensions_ns: 0,
+            memory_peak_bytes: 1,
+        }),
     ]
 }
 
@@ -77,8 +87,17 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(None)
+    }
+
+    fn with(hang_timeout: Option<Duration>) -> Self {
         let now = Moment::from_nanoseconds(5_000_000_000);
-        Self { environment: Environment::new(INIT_TIMEOUT, now), now, actions: Vec::new() }
+        let spec = EnvironmentSpec {
+            init_timeout: INIT_TIMEOUT,
+            initialization: Initialization::OnDemand,
+            hang_timeout,
+        };
+        Self { environment: Environment::new(spec, now), now, actions: Vec::new() }
     }
 
     fn idle() -> Self {
@@ -114,9 +133,18 @@ impl World {
         self.on(Event::Tick);
     }
 
-    /// What it wanted since the last time.
-    fn taken(&mut self) -> Vec<Action> {
+    /// Everything that it wanted since the last time.
+    fn all_taken(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
+    }
+
+    /// What it wanted since the last time, its share of the CPU and answers on their way left out.
+    fn taken(&mut self) -> Vec<Action> {
+        let mut actions = self.all_taken();
+        actions.retain(|action| {
+            !matches!(action, Action::Throttle | Action::Unthrottle | Action::Answered(_))
+        });
+        actions
     }
 
     /// The outcome among what it wanted.
@@ -151,7 +179,7 @@ fn one_environment_serves_one_invocation_after_the_other() {
     for number in 1..=3 {
         world.invoke(number);
         assert_eq!(world.taken(), [Action::Invoke(id(number))]);
-        assert_eq!(world.environment.invoke(spec(9), world.now), Err(NotIdle));
+        assert_eq!(world.environment.invoke(spec(9), world.now), Err(Unavailable));
         world.now = world.now + Duration::from_millis(50);
         for frame in answer(number) {
             world.guest(frame);
@@ -164,7 +192,8 @@ fn one_environment_serves_one_invocation_after_the_other() {
         assert_eq!(outcome.report.duration, Duration::from_millis(50));
     }
     let now = world.now;
-    assert_eq!(world.environment.shutdown(now), [Action::Shutdown]);
+    let spindown = ShutdownReason::Spindown;
+    assert_eq!(world.environment.shutdown(spindown, now), [Action::Shutdown(spindown)]);
     world.on(Event::LinkClosed(None));
     world.on(Event::MicrovmEnded(end(0)));
     assert_eq!(world.taken(), [Action::Gone(GoneReason::Shutdown)]);
@@ -185,6 +214,8 @@ fn a_time_out_resets_the_runtime_and_keeps_the_environment() {
     world.guest(exited(Some(id(1))));
     let outcome = world.outcome();
     assert_eq!((outcome.condition, outcome.report.status), (Condition::Suspect, Status::Timeout));
+    assert!(!world.environment.is_idle());
+    world.guest(GuestEvent::Down);
     assert!(world.environment.is_idle());
     // The next one starts the runtime again, inside itself.
     world.invoke(2);
@@ -207,6 +238,8 @@ fn an_init_phase_that_takes_too_long_is_run_again_inside_the_invocation() {
     world.guest(ready());
     assert!(!world.environment.is_idle());
     world.guest(exited(None));
+    assert!(!world.environment.is_idle());
+    world.guest(GuestEvent::Down);
     assert_eq!(world.taken(), [Action::Idle]);
     world.invoke(1);
     world.taken();
@@ -226,6 +259,7 @@ fn an_init_error_is_told_twice_and_then_the_answer() {
     let actions = world.taken();
     assert_eq!(actions[2], Action::Reset(ResetReason::Failure), "{actions:?}");
     world.guest(exited(None));
+    world.guest(GuestEvent::Down);
     world.invoke(1);
     world.taken();
     world.guest(init_error());
@@ -331,6 +365,146 @@ fn a_process_that_survives_sigkill_is_given_up() {
 }
 
 #[test]
+fn a_guest_is_paused_between_invocations_and_held_to_its_share_within() {
+    let mut world = World::with(Some(HANG));
+    world.guest(hello());
+    world.guest(ready());
+    assert_eq!(
+        world.all_taken(),
+        [Action::Configure, Action::Throttle, Action::Pause, Action::Idle]
+    );
+    world.on(Event::VmmAnswered);
+    // Nothing is asked of a VMM whose guest is paused.
+    assert_eq!(world.environment.deadline(), None);
+    world.invoke(1);
+    assert_eq!(world.all_taken(), [Action::Resume, Action::Invoke(id(1))]);
+    world.on(Event::VmmAnswered);
+    let [start, response_end, done] = answer(1);
+    world.guest(start);
+    world.guest(response_end);
+    // The caller has its answer while extensions go on.
+    assert!(matches!(&world.all_taken()[..], [Action::Answered(Answered::Response { .. })]));
+    world.guest(done);
+    let actions = world.all_taken();
+    assert!(matches!(&actions[..], [Action::Finished(_), Action::Pause, Action::Idle]));
+    // A runtime that starts inside an invocation has the whole CPU until it is ready.
+    let mut world = World::idle();
+    world.guest(exited(None));
+    world.guest(GuestEvent::Down);
+    world.invoke(1);
+    assert_eq!(world.all_taken(), [Action::Unthrottle, Action::Invoke(id(1))]);
+    world.guest(ready());
+    assert_eq!(world.all_taken(), [Action::Throttle]);
+    // What is to end has to run.
+    let mut world = World::with(Some(HANG));
+    world.guest(hello());
+    world.guest(ready());
+    world.all_taken();
+    let spindown = ShutdownReason::Spindown;
+    let actions = world.environment.shutdown(spindown, world.now);
+    assert_eq!(actions, [Action::Resume, Action::Shutdown(spindown)]);
+}
+
+#[test]
+fn an_invocation_that_comes_early_waits_and_begins_without_a_pause() {
+    let mut world = World::with(Some(HANG));
+    world.invoke(1);
+    assert_eq!(world.environment.invoke(spec(2), world.now), Err(Unavailable));
+    world.guest(hello());
+    world.wait(Duration::from_millis(300));
+    world.on(Event::VmmAnswered);
+    world.guest(ready());
+    assert_eq!(world.all_taken(), [Action::Configure, Action::Throttle, Action::Invoke(id(1))]);
+    // Its time began with it, not with its wait.
+    world.now = world.now + Duration::from_millis(10);
+    for frame in answer(1) {
+        world.guest(frame);
+    }
+    let report = world.outcome().report;
+    assert_eq!(report.duration, Duration::from_millis(10));
+    assert_eq!(report.init, Some(Duration::from_millis(300)));
+    // One that waits for an environment that never comes is answered too.
+    let mut world = World::new();
+    world.invoke(1);
+    world.on(Event::MicrovmEnded(end(1)));
+    assert_eq!(world.error_type(), "Sandbox.Failure");
+}
+
+#[test]
+fn a_vmm_that_does_not_answer_is_known_within_a_second() {
+    let mut world = World::with(Some(HANG));
+    world.guest(hello());
+    world.guest(ready());
+    world.on(Event::VmmAnswered);
+    world.invoke(1);
+    world.on(Event::VmmAnswered);
+    world.all_taken();
+    let begun = world.now;
+    // It answers for a while.
+    for _ in 0..3 {
+        world.wait(PROBE_PERIOD);
+        assert_eq!(world.all_taken(), [Action::Resume]);
+        world.on(Event::VmmAnswered);
+    }
+    let hung = world.now;
+    while world.all_taken() != [Action::Kill] {
+        world.now = world.environment.deadline().unwrap();
+        world.on(Event::Tick);
+        assert!(world.now.since(hung) <= Duration::from_secs(1));
+    }
+    assert!(world.now.since(begun) > PROBE_PERIOD * 3);
+    world.on(Event::MicrovmEnded(end(0)));
+    assert_eq!(world.error_type(), "Sandbox.Failure");
+}
+
+#[test]
+fn an_extension_that_fails_takes_its_invocation_with_it() {
+    let failure = |number| {
+        GuestEvent::ExtensionExited(ExtensionEnd {
+            name: String::from("watcher"),
+            fault: ExtensionFault::Crash,
+            status: Some(ExitStatus::Code(3)),
+            id: number,
+        })
+    };
+    let mut world = World::busy(1);
+    world.guest(failure(Some(id(1))));
+    let outcome = world.outcome();
+    let Answered::Error(FunctionError { error_type, payload }) = outcome.answer else {
+        panic!("an answer from nowhere")
+    };
+    assert_eq!(error_type, "Extension.Crash");
+    assert!(String::from_utf8(payload).unwrap().contains("Error: exit status 3\""));
+    // PID 1 ends the rest by itself, and says when that is done.
+    world.guest(exited(Some(id(1))));
+    assert!(world.taken().is_empty());
+    world.guest(GuestEvent::Down);
+    assert_eq!(world.taken(), [Action::Idle]);
+    // In the init phase it is a failed init.
+    let mut world = World::new();
+    world.guest(hello());
+    world.guest(failure(None));
+    let actions = world.taken();
+    assert!(matches!(&actions[1], Action::InitFailed(it) if it.error_type == "Extension.Crash"));
+    world.guest(GuestEvent::Down);
+    assert_eq!(world.taken(), [Action::Idle]);
+}
+
+#[test]
+fn a_time_out_is_told_at_once() {
+    let mut world = World::busy(1);
+    world.wait(TIMEOUT);
+    let actions = world.all_taken();
+    let Action::Answered(Answered::Error(error)) = &actions[0] else { panic!("{actions:?}") };
+    assert_eq!(error.error_type, "Sandbox.Timedout");
+    assert_eq!(actions[1], Action::Reset(ResetReason::Timeout));
+    // With nothing left to end, its end alone is told.
+    world.guest(GuestEvent::Down);
+    let actions = world.all_taken();
+    assert!(matches!(&actions[..], [Action::Finished(_), Action::Idle]), "{actions:?}");
+}
+
+#[test]
 fn last_words_are_heard() {
     let mut world = World::idle();
     let now = world.now;
@@ -347,6 +521,7 @@ enum Step {
     Wait(u64),
     ToDeadline,
     LinkClosed,
+    VmmAnswers,
     Ended,
     Kill,
     Shutdown,
@@ -354,11 +529,12 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        8 => (0..14_u8).prop_map(Step::Frame),
+        8 => (0..15_u8).prop_map(Step::Frame),
         4 => Just(Step::Invoke),
         2 => (0..20_000_u64).prop_map(Step::Wait),
         1 => Just(Step::ToDeadline),
         1 => Just(Step::LinkClosed),
+        4 => Just(Step::VmmAnswers),
         1 => Just(Step::Ended),
         1 => Just(Step::Kill),
         1 => Just(Step::Shutdown),
@@ -384,6 +560,7 @@ fn frame(choice: u8, current: u8) -> GuestEvent {
         10 => init_error(),
         11 => exited(None),
         12 => exited(Some(id(current))),
+        13 => GuestEvent::Down,
         _ => GuestEvent::Log(LogStream::Stdout, vec![b'x']),
     }
 }
@@ -391,8 +568,8 @@ fn frame(choice: u8, current: u8) -> GuestEvent {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
     #[test]
-    fn every_life_ends_and_every_invocation_is_answered_once(steps in steps()) {
-        let mut world = World::new();
+    fn every_life_ends_and_every_invocation_is_answered_once(steps in steps(), asked in any::<bool>()) {
+        let mut world = World::with(asked.then_some(HANG));
         let (mut begun, mut finished, mut gone) = (0_u8, 0_u8, 0);
         let mut killed = false;
         // After the random part, time alone must bring every life to its end.
@@ -403,10 +580,9 @@ proptest! {
             match step {
                 Step::Frame(choice) => world.guest(frame(choice, begun)),
                 Step::Invoke => {
-                    let idle = world.environment.is_idle();
                     let actions = world.environment.invoke(spec(begun + 1), world.now);
-                    prop_assert_eq!(actions.is_ok(), idle);
-                    begun += u8::from(idle);
+                    prop_assert!(actions.is_err() || begun == finished, "two at once");
+                    begun += u8::from(actions.is_ok());
                     world.actions.extend(actions.unwrap_or_default());
                 }
                 Step::Wait(ms) => world.wait(Duration::from_millis(ms)),
@@ -419,13 +595,14 @@ proptest! {
                     }
                 }
                 Step::LinkClosed => world.on(Event::LinkClosed(None)),
+                Step::VmmAnswers => world.on(Event::VmmAnswered),
                 Step::Ended => world.on(Event::MicrovmEnded(end(0))),
                 Step::Kill => {
                     let actions = world.environment.kill(GoneReason::Shutdown, world.now);
                     world.actions.extend(actions);
                 }
                 Step::Shutdown => {
-                    let actions = world.environment.shutdown(world.now);
+                    let actions = world.environment.shutdown(ShutdownReason::Spindown, world.now);
                     world.actions.extend(actions);
                 }
             }

@@ -25,14 +25,20 @@ fn good_guest() -> Vec<u8> {
     let outcome = ResponseOutcome::Complete;
     let mut frames = vec![
         GuestFrame::Hello(Hello { version: VERSION, started_ns: 0 }),
-        GuestFrame::Ready(Phase { name: PhaseName::RuntimeReady, at_ns: 0 }),
+        GuestFrame::Ready(Phase { name: PhaseName::InitOver, at_ns: 0 }),
     ];
     for _ in 0..3 {
         frames.extend([
             GuestFrame::ResponseStart(ResponseStart { id, mode, content_type }),
             GuestFrame::ResponsePayload(b"{}"),
             GuestFrame::ResponseEnd(ResponseEnd { id, outcome, error_type: "", error_body: b"" }),
-            GuestFrame::Done(Done { id, duration_ns: 0, memory_peak_bytes: 0 }),
+            GuestFrame::Done(Done {
+                id,
+                duration_ns: 0,
+                runtime_ns: 0,
+                extensions_ns: 0,
+                memory_peak_bytes: 0,
+            }),
         ]);
     }
     stream(&frames)

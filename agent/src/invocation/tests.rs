@@ -27,7 +27,13 @@ fn end(outcome: ResponseOutcome) -> GuestEvent {
 }
 
 fn done() -> GuestEvent {
-    GuestEvent::Done(Done { id: ID, duration_ns: 1, memory_peak_bytes: 5 << 20 })
+    GuestEvent::Done(Done {
+        id: ID,
+        duration_ns: 1,
+        runtime_ns: 1,
+        extensions_ns: 0,
+        memory_peak_bytes: 5 << 20,
+    })
 }
 
 fn error(error_type: &str, body: &[u8]) -> GuestEvent {

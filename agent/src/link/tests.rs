@@ -82,6 +82,7 @@ fn the_largest_configuration_and_payload_can_be_sent() {
         realtime_ns: 1,
         mounts: [None; MOUNTS_MAX],
         log_stream: String::from("s"),
+        initialization: InitializationType::OnDemand,
     };
     let payload: Vec<u8> = (0..6 * 1024 * 1024_u32).map(|i| i as u8).collect();
     let request = Request {
@@ -89,6 +90,10 @@ fn the_largest_configuration_and_payload_can_be_sent() {
         deadline_ms: 2,
         function_arn: String::from("arn"),
         trace_id: String::from("trace"),
+        client_context: String::from("{}"),
+        cognito_identity: String::new(),
+        content_type: String::from("text/plain"),
+        realtime_ns: 4,
         payload: payload.clone(),
     };
     let mut sent = Vec::new();

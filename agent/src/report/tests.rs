@@ -8,6 +8,7 @@ fn report() -> Report {
         duration: Duration::from_micros(3_515),
         memory_size_mb: 128,
         memory_used_bytes: 64 * 1024 * 1024 + 1,
+        extensions: Duration::ZERO,
         init: Some(Duration::from_micros(181_525)),
         status: Status::Success,
     }

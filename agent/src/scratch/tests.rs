@@ -4,11 +4,13 @@ use std::os::unix::fs::MetadataExt;
 
 use super::*;
 
+const BYTES: u64 = 512 * 1024 * 1024;
+
 #[test]
 fn a_scratch_disk_is_sparse_and_has_no_name() {
-    let file = create().unwrap();
+    let file = create(BYTES).unwrap();
     let metadata = file.metadata().unwrap();
-    assert_eq!(metadata.len(), SCRATCH_BYTES);
+    assert_eq!(metadata.len(), BYTES);
     assert_eq!(metadata.nlink(), 0);
     assert!(metadata.blocks() * 512 < 1024 * 1024, "{} KiB", metadata.blocks() / 2);
 }
@@ -17,7 +19,7 @@ fn a_scratch_disk_is_sparse_and_has_no_name() {
 fn e2fsck_finds_nothing_wrong() {
     use std::os::fd::AsRawFd;
 
-    let file = create().unwrap();
+    let file = create(BYTES).unwrap();
     let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
     let folders = std::env::var("PATH").unwrap_or_default() + ":/sbin:/usr/sbin";
     let mut check = std::process::Command::new("e2fsck");

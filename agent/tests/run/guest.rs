@@ -10,9 +10,9 @@ use rustix::process::{
     PidfdFlags, PidfdGetfdFlags, Signal, getpid, kill_process, pidfd_getfd, pidfd_open,
 };
 use votive_protocol::{
-    BODY_MAX, Done, ExitStatus, Fault, FaultCode, GuestFrame, HEADER_LEN, Header, Hello, HostFrame,
-    InvocationId, LogStream, Phase, PhaseName, ResponseEnd, ResponseMode, ResponseOutcome,
-    ResponseStart, RuntimeError, RuntimeErrorScope, RuntimeExited, VERSION,
+    BODY_MAX, Done, Down, ExitStatus, Fault, FaultCode, GuestFrame, HEADER_LEN, Header, Hello,
+    HostFrame, InvocationId, LogStream, Phase, PhaseName, ResponseEnd, ResponseMode,
+    ResponseOutcome, ResponseStart, RuntimeError, RuntimeErrorScope, RuntimeExited, VERSION,
 };
 
 /// Plays a VMM with its guest until one of them ends.
@@ -139,7 +139,7 @@ impl Guest {
             "init-exit" => self.exit(ExitStatus::Code(1), false, id),
             "init-hang" => {}
             _ => {
-                let phase = Phase { name: PhaseName::RuntimeReady, at_ns: 3 };
+                let phase = Phase { name: PhaseName::InitOver, at_ns: 3 };
                 self.send(&GuestFrame::Ready(phase));
             }
         }
@@ -220,13 +220,20 @@ impl Guest {
 
     fn done(&mut self, id: InvocationId) {
         let memory_peak_bytes = 40 * 1024 * 1024 + 1;
-        self.send(&GuestFrame::Done(Done { id, duration_ns: 1, memory_peak_bytes }));
+        self.send(&GuestFrame::Done(Done {
+            id,
+            duration_ns: 1,
+            runtime_ns: 1,
+            extensions_ns: 0,
+            memory_peak_bytes,
+        }));
     }
 
     fn exit(&mut self, status: ExitStatus, out_of_memory: bool, id: Option<InvocationId>) {
         let memory_peak_bytes = 128 * 1024 * 1024;
         let exited = RuntimeExited { status, out_of_memory, memory_peak_bytes, id };
         self.send(&GuestFrame::RuntimeExited(exited));
+        self.send(&GuestFrame::Down(Down { at_ns: 1 }));
     }
 
     fn phase(&mut self, name: PhaseName) {
