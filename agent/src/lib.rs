@@ -12,6 +12,7 @@ pub mod cli;
 pub mod clock;
 pub mod cold_start;
 pub mod config;
+pub mod control;
 pub mod doctor;
 pub mod environment;
 pub mod event;
