@@ -14,7 +14,7 @@ use crate::console::{self, Console, ConsoleError};
 use crate::control::ControlSocket;
 use crate::deadline::Deadline;
 use crate::descriptor::{self, Access, FileRef, adopt};
-use crate::exit::{Exit, ExitReason};
+use crate::exit::{Exit, ExitReason, one_line};
 use crate::ioapic::{Ioapic, Line};
 use crate::kernel::{self, KernelError};
 use crate::kvm::{KvmError, Ready, Vm};
@@ -314,7 +314,8 @@ fn attach_all(
         if index < disks {
             let exit = Arc::clone(exit);
             let died = move |error: WorkerError| {
-                exit.end(ExitReason::WorkerDied { what: format!("disk {index}: {error}") });
+                let what = format!("disk {index}: {}", one_line(&error));
+                exit.end(ExitReason::WorkerDied { what });
             };
             spawn_worker(Arc::clone(device), died)
                 .map_err(|source| BootError::Worker { index, source })?;

@@ -17,3 +17,5 @@ mod order;
 mod pause;
 #[cfg(test)]
 mod start;
+#[cfg(test)]
+mod workers;
