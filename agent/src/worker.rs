@@ -217,3 +217,17 @@ const ENDED: InvokeError = InvokeError::ResourceNotReady { why: ENDED_WHY };
 fn terminated() -> LeaseStatus {
     LeaseStatus { state: WorkerState::Terminated, times: None }
 }
+
+#[cfg(test)]
+impl WorkerHandle {
+    /// A handle on a worker that the test plays: what it is asked, and the handle itself.
+    pub(crate) fn played() -> (Self, mpsc::Receiver<Command>) {
+        let (commands, inbox) = mpsc::channel(64);
+        (Self { commands, broadcast: Arc::new(Broadcast::new()) }, inbox)
+    }
+
+    /// Tells watchers what the test says has happened.
+    pub(crate) fn tell(&self, kind: api::WorkerEventKind) {
+        self.broadcast.tell(kind);
+    }
+}
