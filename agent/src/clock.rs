@@ -39,6 +39,49 @@ impl Add<Duration> for Moment {
     }
 }
 
+/// A point on the host's `CLOCK_BOOTTIME`, which nobody can set and which runs on while the host sleeps: what a lease is
+/// kept by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootTime(Duration);
+
+impl BootTime {
+    /// Now.
+    #[must_use]
+    pub fn now() -> Self {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        // This clock starts at zero too.
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or(0);
+        Self(Duration::new(seconds, nanoseconds))
+    }
+
+    /// The moment at which the clock shows `nanoseconds`.
+    #[must_use]
+    pub fn from_nanoseconds(nanoseconds: u64) -> Self {
+        Self(Duration::from_nanos(nanoseconds))
+    }
+
+    /// What the clock shows then, in nanoseconds; 584 years at most.
+    #[must_use]
+    pub fn nanoseconds(self) -> u64 {
+        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// How long after `earlier` this is; nothing if it is not after it.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl Add<Duration> for BootTime {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
+    }
+}
+
 /// The time of day: how long after the Unix epoch it is.
 #[must_use]
 pub fn wall_clock() -> Duration {

@@ -1,8 +1,9 @@
 //! One microVM's process: `votive-vmm`, started with everything it needs as inherited descriptors.
 //!
-//! It gets its disks opened, one end of a socket pair for the guest link, and a pipe for its marks: no path of the host is
+//! It gets its disks opened, one end of a socket pair for the guest link and of another for its control, and a pipe for its marks: no path of the host is
 //! told to it but those of the kernel and the initramfs, and no file or socket is left when it ends. It is killed and reaped on
-//! every path out of here; should the agent itself be killed, the kernel kills it (`--parent`).
+//! every path out of here; should the agent itself be killed, the kernel kills it (`--parent`); should the agent hang, it ends
+//! itself at its deadline.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -21,11 +22,14 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use votive_protocol::AGENT_PORT;
 
-use crate::clock::Moment;
+use crate::clock::{BootTime, Moment};
 use crate::limits::{MARK_LINE_MAX, MARKS_MAX, PIPE_GRACE, VMM_STDERR_MAX};
 
+mod control;
 #[cfg(test)]
 mod tests;
+
+pub use control::{ControlError, ControlReceiver, ControlRequest, ControlSender, MicrovmControl};
 
 /// The first descriptor that a VMM inherits beside the standard ones.
 const FIRST_FD: i32 = 3;
@@ -49,6 +53,22 @@ pub struct MicrovmSpec {
     pub disks: Vec<Disk>,
     /// Where its serial console goes; there is none without.
     pub console: Option<File>,
+    /// How its kernel gets into its memory.
+    pub kernel_memory: KernelMemory,
+    /// When it ends itself, whatever the agent does.
+    pub deadline: Option<BootTime>,
+    /// The `cgroup.procs` of the control group that it joins before anything else ([`crate::cgroup`]).
+    pub cgroup: Option<File>,
+}
+
+/// How a kernel gets into guest memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelMemory {
+    /// Its pages are the host's page cache until they are written: the first guest instruction comes soonest.
+    Mapped,
+    /// What Linux writes early is copied to huge pages: PID 1 runs soonest.
+    #[default]
+    Copied,
 }
 
 /// A disk, opened.
@@ -75,6 +95,8 @@ pub struct Spawned {
     pub microvm: Microvm,
     /// The host's end of the guest link.
     pub link: UnixStream,
+    /// What pauses it. The microVM ends when this is dropped.
+    pub control: MicrovmControl,
     /// When its process was started.
     pub at: Moment,
 }
@@ -110,6 +132,8 @@ impl std::fmt::Display for MicrovmEnd {
             (Some(3), _) => f.write_str("the guest was reset")?,
             (Some(4), _) => f.write_str("a vCPU failed")?,
             (Some(5), _) => f.write_str("a device failed")?,
+            (Some(6), _) => f.write_str("the microVM's deadline passed")?,
+            (Some(7), _) => f.write_str("the agent let go of the microVM")?,
             (Some(code), _) => write!(f, "votive-vmm ended with exit code {code}")?,
             (None, Some(signal)) => write!(f, "votive-vmm was killed by signal {signal}")?,
             (None, None) => f.write_str("votive-vmm is gone")?,
@@ -142,6 +166,8 @@ impl Microvm {
     pub fn spawn(spec: MicrovmSpec) -> Result<Spawned, MicrovmError> {
         let (link, guest_end) = UnixStream::pair().map_err(MicrovmError::Channels)?;
         let guest_end = guest_end.into_std().map_err(MicrovmError::Channels)?;
+        let (control, control_end) = UnixStream::pair().map_err(MicrovmError::Channels)?;
+        let control_end = control_end.into_std().map_err(MicrovmError::Channels)?;
         let (marks_writer, marks) = pipe::pipe().map_err(MicrovmError::Channels)?;
         let marks_writer = marks_writer.into_blocking_fd().map_err(MicrovmError::Channels)?;
 
@@ -160,6 +186,10 @@ impl Microvm {
         if let Some(console) = console {
             command.arg("--console").arg(inherited.add(console.into()));
         }
+        command.arg("--control").arg(inherited.add(control_end.into()));
+        if let Some(cgroup) = spec.cgroup {
+            command.arg("--cgroup").arg(inherited.add(cgroup.into()));
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.env_clear().kill_on_drop(true);
 
@@ -172,7 +202,8 @@ impl Microvm {
             stderr: tokio::spawn(async move { last_bytes(stderr).await }),
             marks: tokio::spawn(read_marks(marks)),
         };
-        Ok(Spawned { microvm, link, at })
+        let control = MicrovmControl::new(control);
+        Ok(Spawned { microvm, link, control, at })
     }
 
     /// The process id, until it is reaped.
@@ -221,11 +252,20 @@ fn arguments(spec: &MicrovmSpec) -> Vec<OsString> {
     };
     option("--kernel", &spec.kernel);
     option("--initrd", &spec.initrd);
+    let kernel_memory = match spec.kernel_memory {
+        KernelMemory::Mapped => "mapped",
+        KernelMemory::Copied => "copied",
+    };
+    let deadline = spec.deadline.map(|at| ("--deadline", at.nanoseconds().to_string()));
     for (name, value) in [
         ("--vcpus", spec.vcpus.to_string()),
         ("--memory-mib", spec.memory_mib.to_string()),
+        ("--kernel-memory", kernel_memory.to_owned()),
         ("--parent", std::process::id().to_string()),
-    ] {
+    ]
+    .into_iter()
+    .chain(deadline)
+    {
         arguments.push(name.into());
         arguments.push(value.into());
     }

@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::exit::ExitReason;
 
-/// How long an orderly end may take: writing a line and leaving. Then the process ends without it.
-pub const GRACE_NS: u64 = 1_000_000_000;
+/// How long an orderly end may take: writing a line and leaving. Then the process ends without it. A busy host needs some
+/// milliseconds for that; whoever set the deadline wants it kept.
+pub const GRACE_NS: u64 = 250_000_000;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -92,8 +93,14 @@ impl Deadline {
 pub fn end_soon(code: u8) -> io::Result<()> {
     FORCED_EXIT_CODE.store(i32::from(code), Ordering::Relaxed);
     handle_force()?;
-    // SAFETY: alarm takes no pointer.
-    unsafe { libc::alarm((GRACE_NS / SECOND_NS) as u32) };
+    let when = libc::itimerval {
+        it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
+        it_value: libc::timeval { tv_sec: 0, tv_usec: (GRACE_NS / 1000) as libc::suseconds_t },
+    };
+    // SAFETY: the new value is read, and the old one is not asked for.
+    if unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const when, null_mut()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
     Ok(())
 }
 

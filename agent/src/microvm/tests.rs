@@ -27,6 +27,8 @@ fn every_way_to_end_has_its_words() {
     assert_eq!(end(Some(0), None, ""), "the guest powered off");
     assert_eq!(end(Some(1), None, "no kernel"), "the microVM could not be set up: no kernel");
     assert_eq!(end(Some(4), None, "vcpu 1"), "a vCPU failed: vcpu 1");
+    assert_eq!(end(Some(6), None, ""), "the microVM's deadline passed");
+    assert_eq!(end(Some(7), None, ""), "the agent let go of the microVM");
     assert_eq!(end(Some(77), None, ""), "votive-vmm ended with exit code 77");
     assert_eq!(end(None, Some(9), ""), "votive-vmm was killed by signal 9");
 }
@@ -59,6 +61,9 @@ async fn a_program_that_is_missing_is_named() {
         memory_mib: 128,
         disks: Vec::new(),
         console: None,
+        kernel_memory: KernelMemory::default(),
+        deadline: None,
+        cgroup: None,
     };
     let error = Microvm::spawn(spec).unwrap_err();
     assert_eq!(error.to_string(), "/nowhere/votive-vmm cannot be started");
