@@ -27,6 +27,8 @@ mod tests;
 pub const DEFAULT_FILE: &str = "/etc/votive/votive-agent.toml";
 /// A configuration that is longer than this is none.
 pub const FILE_MAX: u64 = 1024 * 1024;
+/// The vCPUs of the largest function (CONTRACT 4.6).
+pub(crate) const VCPUS_OF_LARGEST: u32 = 6;
 
 /// The whole file. A field that is left out has its default; a field that is not listed here is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -88,7 +88,7 @@ fn field(name: &str, schema: &Value, default: &Value) -> Field {
 
 impl Field {
     /// Kind and default, or values and default, in a few words.
-    fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let kind = if self.values.is_empty() {
             self.kind.clone()
         } else {

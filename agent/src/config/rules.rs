@@ -6,13 +6,13 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::value::{HumanDuration, HumanSize, Listen, SocketPath};
-use super::{Config, LeaseSource, Problem};
+use super::{Config, LeaseSource, Problem, VCPUS_OF_LARGEST};
 use crate::limits::{LEASE_DRAIN_MARGIN, LEASE_KILL_MARGIN, LEASE_MAX, TIMEOUT_MAX_S};
 
 /// The most environments of a worker: each costs it a task, a process and a dozen descriptors.
 const ENVIRONMENTS_MAX: u32 = 10_000;
-/// The most vCPUs: six for each environment, as the largest function has.
-const VCPUS_MAX: u32 = 6 * ENVIRONMENTS_MAX;
+/// The most vCPUs: those of the largest function in every environment.
+const VCPUS_MAX: u32 = VCPUS_OF_LARGEST * ENVIRONMENTS_MAX;
 /// The least memory: one microVM of the smallest function, with what its kernel takes.
 const MEMORY_MIN: HumanSize = HumanSize(192 << 20);
 const ID_MAX: usize = 64;
