@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cgroup;
 pub mod cli;
 pub mod clock;
 pub mod cold_start;

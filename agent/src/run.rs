@@ -28,7 +28,9 @@ use crate::invocation::{Condition, InvocationSpec, Outcome, never_begun};
 use crate::limits::{EVENTS_WAITING_MAX, MESSAGES_WAITING_MAX, PIPE_GRACE, SHUTDOWN_GRACE_MS};
 use crate::link::{Configuration, FrameReader, FrameWriter, HostMessage, Request};
 use crate::log::{LineCutter, LogWriter, function_line};
-use crate::microvm::{Disk, Microvm, MicrovmError, MicrovmSpec, Spawned};
+use crate::microvm::{
+    Disk, KernelMemory, Microvm, MicrovmControl, MicrovmError, MicrovmSpec, Spawned,
+};
 use crate::report::{
     LogFormat, end_line, extension_line, init_report_line, start_line, subscription_line,
 };
@@ -193,6 +195,9 @@ fn open_everything(spec: &RunSpec) -> Result<MicrovmSpec, RunError> {
         memory_mib: function.microvm_memory_mib(),
         disks: vec![disk(runtime, true), disk(code, true), disk(scratch, false)],
         console,
+        kernel_memory: KernelMemory::default(),
+        deadline: None,
+        cgroup: None,
     })
 }
 
@@ -204,16 +209,14 @@ fn create_console(folder: &Path) -> Result<File, RunError> {
     create().map_err(|source| RunError::Logs { folder: folder.to_owned(), source })
 }
 
-/// Makes an image of a ZIP, whose name is gone before anything uses it.
+/// Makes an image of a ZIP, which has no name any more. What a process leaves that is killed half-way, the next one removes.
 fn pack(zip: &Path) -> Result<File, RunError> {
-    let folder =
-        tempfile::Builder::new().prefix("votive-").tempdir().map_err(RunError::Temporary)?;
-    let image = folder.path().join("code.erofs");
     let limits = votive_artifact::Limits::default();
-    let summary = votive_artifact::optimise_zip(zip, &image, &limits)
+    let folder = std::env::temp_dir();
+    let (image, summary) = votive_artifact::optimise_zip_unnamed(zip, &folder, &limits)
         .map_err(|source| RunError::Code { path: zip.to_owned(), source: Box::new(source) })?;
     tracing::debug!(?summary, "the code's image is made");
-    File::open(&image).map_err(RunError::Temporary)
+    Ok(image)
 }
 
 /// The disks of [`open_everything`], as PID 1 mounts them.
@@ -255,13 +258,13 @@ impl Session {
         microvm_spec: MicrovmSpec,
         mut timeline: Timeline,
     ) -> Result<Self, RunError> {
-        let Spawned { microvm, link, at } = Microvm::spawn(microvm_spec)?;
+        let Spawned { microvm, link, control, at } = Microvm::spawn(microvm_spec)?;
         timeline.spawned = Some(at);
         let (reader, writer) = link.into_split();
         let (event_sender, events) = mpsc::channel(EVENTS_WAITING_MAX);
         let (messages, mut message_receiver) = mpsc::channel::<HostMessage>(MESSAGES_WAITING_MAX);
         let kill = Arc::new(Notify::new());
-        let watch = tokio::spawn(watch(microvm, Arc::clone(&kill), reader, event_sender));
+        let watch = tokio::spawn(watch(microvm, control, Arc::clone(&kill), reader, event_sender));
         let write = tokio::spawn(async move {
             let mut writer = FrameWriter::new(writer);
             while let Some(message) = message_receiver.recv().await {
@@ -531,6 +534,8 @@ async fn sleep(wait: Option<Duration>) {
 /// Brings a microVM's events into the queue, its end last of all.
 async fn watch(
     microvm: Microvm,
+    // Held for as long as the microVM may live, and not used: one invocation has no pause after it.
+    _control: MicrovmControl,
     kill: Arc<Notify>,
     reader: OwnedReadHalf,
     events: mpsc::Sender<Event>,
