@@ -1,5 +1,6 @@
 //! A microVM in three lines of test code: [`Function`], [`Function::invoke`], and an assertion about what [`Ran`].
 
+pub mod console;
 mod function;
 mod home;
 mod leftovers;

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
 
+use super::console::Console;
 use super::home::{images, votive};
 use super::leftovers::{Leftovers, microvm_of};
 use super::process::{Captured, Ended};
@@ -64,6 +65,7 @@ pub struct Ran {
 pub struct Running {
     captured: Captured,
     leftovers: Leftovers,
+    console: Option<Console>,
     /// Keeps the function's code.
     _code: Option<TempDir>,
 }
@@ -201,9 +203,11 @@ impl Function {
     /// As [`Function::invoke`].
     pub fn run(&self, arguments: &[&str]) -> Result<Ended> {
         let leftovers = Leftovers::new()?;
-        let captured = Captured::spawn(self.command(&leftovers)?.args(arguments))?;
+        let console = self.console()?;
+        let mut command = self.command(&leftovers, console.as_ref())?;
+        let captured = Captured::spawn(command.args(arguments))?;
         let pid = captured.child.id();
-        let ended = captured.wait(LIMIT);
+        let ended = explained(captured.wait(LIMIT), console.as_ref());
         leftovers.check(pid)?;
         ended
     }
@@ -214,17 +218,28 @@ impl Function {
     /// `votive` cannot be started.
     pub fn spawn(self, event: &Value) -> Result<Running> {
         let leftovers = Leftovers::new()?;
-        let mut command = self.command(&leftovers)?;
+        let console = self.console()?;
+        let mut command = self.command(&leftovers, console.as_ref())?;
         command.args(["--json", "--event", &event.to_string()]);
         let captured = Captured::spawn(&mut command)?;
         let code = match self.code {
             Ok(Code::Own(folder)) => Some(folder),
             _ => None,
         };
-        Ok(Running { captured, leftovers, _code: code })
+        Ok(Running { captured, leftovers, console, _code: code })
     }
 
-    fn command(&self, leftovers: &Leftovers) -> Result<Command> {
+    /// A silent console for the guest, unless the test has its own mind about the VMM or the console.
+    fn console(&self) -> Result<Option<Console>> {
+        let own = |word: &String| word == "--vmm" || word == "--keep-logs";
+        if self.arguments.iter().any(own) {
+            return Ok(None);
+        }
+        let images = self.images.clone().map_or_else(images, Ok)?;
+        Console::new(&images.join("bin/votive-vmm")).map(Some)
+    }
+
+    fn command(&self, leftovers: &Leftovers, console: Option<&Console>) -> Result<Command> {
         let mut command = Command::new(votive()?);
         command.args(["run", "--runtime", &self.runtime, "--handler", &self.handler]);
         match self.code.as_ref().map_err(|error| anyhow!("{error}"))? {
@@ -235,6 +250,9 @@ impl Function {
         command.args(["--timeout", &self.timeout_s.to_string()]);
         command.args(["--init-timeout", &self.init_timeout_s.to_string()]);
         command.args(&self.arguments);
+        if let Some(console) = console {
+            command.arg("--vmm").arg(console.vmm());
+        }
         if let Some(images) = &self.images {
             command.arg("--images").arg(images);
         }
@@ -314,7 +332,7 @@ impl Running {
     /// It did not end in time, or left something behind.
     pub fn wait(self) -> Result<Ended> {
         let pid = self.pid();
-        let ended = self.captured.wait(LIMIT);
+        let ended = explained(self.captured.wait(LIMIT), self.console.as_ref());
         self.leftovers.check(pid)?;
         ended
     }
@@ -325,12 +343,28 @@ impl Running {
     /// It did not end in time, or a process is left.
     pub fn wait_killed(self) -> Result<Ended> {
         let pid = self.pid();
-        let ended = self.captured.wait(LIMIT);
+        let ended = explained(self.captured.wait(LIMIT), self.console.as_ref());
         for entry in std::fs::read_dir(self.leftovers.folder())? {
             std::fs::remove_dir_all(entry?.path())?;
         }
         self.leftovers.check(pid)?;
         ended
+    }
+}
+
+/// With the guest's last words, if it had any, behind what `votive` said.
+fn explained(ended: Result<Ended>, console: Option<&Console>) -> Result<Ended> {
+    let Some(console) = console else { return ended };
+    match ended {
+        Ok(mut ended) => {
+            console.explain(&mut ended.stderr);
+            Ok(ended)
+        }
+        Err(error) => {
+            let mut said = format!("{error:#}\n");
+            console.explain(&mut said);
+            Err(anyhow!(said))
+        }
     }
 }
 

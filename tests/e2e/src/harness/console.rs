@@ -1,0 +1,112 @@
+//! What a guest's kernel says when it dies, so that a failure in continuous integration explains itself.
+//!
+//! `votive run` has a console for a guest only with `--keep-logs`, where each character costs the guest an exit: no test would
+//! see the timing that it is about. Here the console is there but silent, until a panic writes the whole log to it.
+//!
+//! `votive` gives the VMM no words of the caller's, so this program stands in for the VMM: it is started under the VMM's name by
+//! a link, adds its words, and becomes the VMM, whose real place is behind a second link.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+use tempfile::TempDir;
+
+/// The name under which `votive` starts this program, and those of the files beside it.
+const STAND_IN: &str = "votive-vmm";
+const REAL: &str = "real";
+const CONSOLE: &str = "console";
+
+/// Nothing but a panic is worth a character, and that says all that the kernel had kept to itself (`panic_print`, bit 5).
+const WORDS: &str = "loglevel=1 panic_print=0x20";
+
+/// What `votive` says of a microVM that ended with exit code 3.
+const RESET: &str = "the guest was reset";
+
+/// The most that is shown of a console: the end of it, where the reason is.
+const SHOWN_BYTES: u64 = 16 * 1024;
+
+thread_local! {
+    /// See [`deaths`].
+    static DEATHS: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// A place for one microVM's console, and the stand-in that writes there.
+#[derive(Debug)]
+pub struct Console(TempDir);
+
+impl Console {
+    /// An empty one, for microVMs of the VMM `vmm`.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn new(vmm: &Path) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        symlink(std::env::current_exe()?, folder.path().join(STAND_IN))?;
+        symlink(std::path::absolute(vmm)?, folder.path().join(REAL))?;
+        Ok(Self(folder))
+    }
+
+    /// What to start in the VMM's place.
+    #[must_use]
+    pub fn vmm(&self) -> PathBuf {
+        self.0.path().join(STAND_IN)
+    }
+
+    /// Adds to what `votive` said about a microVM what the guest's kernel said, if that died, and keeps it for [`deaths`].
+    pub fn explain(&self, said: &mut String) {
+        let words = self.last_words();
+        let told = if !words.is_empty() {
+            format!("--- the guest's console\n{words}\n--- its end\n")
+        } else if said.contains(RESET) {
+            format!("{said}--- the guest's kernel did not panic: this was a triple fault\n")
+        } else {
+            return;
+        };
+        DEATHS.with_borrow_mut(|deaths| deaths.push_str(&told));
+        said.push_str(&told);
+    }
+
+    /// The end of the console; nothing if the guest's kernel did not panic.
+    fn last_words(&self) -> String {
+        let Ok(mut file) = File::open(self.0.path().join(CONSOLE)) else { return String::new() };
+        let len = file.metadata().map_or(0, |metadata| metadata.len());
+        let mut bytes = Vec::new();
+        let start = SeekFrom::Start(len.saturating_sub(SHOWN_BYTES));
+        // A console that cannot be read is no reason for a test to fail.
+        let _ = file.seek(start).and_then(|_| file.take(SHOWN_BYTES).read_to_end(&mut bytes));
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// What the guests said that died since the last call, in the microVMs of this thread's test.
+#[must_use]
+pub fn deaths() -> String {
+    DEATHS.take()
+}
+
+/// Whether this process is to become a VMM.
+#[must_use]
+pub fn is_called() -> bool {
+    called_as().is_some_and(|name| name.file_name() == Some(STAND_IN.as_ref()))
+}
+
+/// Becomes the VMM, with a console for the guest.
+#[must_use]
+pub fn become_vmm() -> ExitCode {
+    let name = called_as().unwrap_or_default();
+    let mut vmm = Command::new(name.with_file_name(REAL));
+    vmm.args(std::env::args_os().skip(1));
+    vmm.arg("--console").arg(name.with_file_name(CONSOLE)).args(["--cmdline", WORDS]);
+    eprintln!("votive-vmm: cannot be started: {}", vmm.exec());
+    ExitCode::FAILURE
+}
+
+fn called_as() -> Option<PathBuf> {
+    std::env::args_os().next().map(PathBuf::from)
+}
