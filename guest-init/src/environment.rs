@@ -80,6 +80,40 @@ pub fn write(configure: &Configure<'_>, runtime_api: &str, buffer: &mut [u8]) ->
     writer.finish()
 }
 
+/// Names that external extensions do not find in their environment (CONTRACT 4.2), beside all that begin with `_`.
+const HIDDEN: [&str; 8] = [
+    "AWS_EXECUTION_ENV",
+    "AWS_LAMBDA_LOG_GROUP_NAME",
+    "AWS_LAMBDA_LOG_STREAM_NAME",
+    "AWS_XRAY_CONTEXT_MISSING",
+    "AWS_XRAY_DAEMON_ADDRESS",
+    "LAMBDA_RUNTIME_DIR",
+    "LAMBDA_TASK_ROOT",
+    "AWS_LAMBDA_EXEC_WRAPPER",
+];
+
+/// As [`write()`], for an external extension: without what is hidden from it.
+pub fn write_for_extension(
+    configure: &Configure<'_>,
+    runtime_api: &str,
+    buffer: &mut [u8],
+) -> Option<usize> {
+    let len = write(configure, runtime_api, buffer)?;
+    let (mut from, mut to) = (0, 0);
+    while from < len {
+        let item = buffer.get(from..len)?;
+        let item_len = item.iter().position(|byte| *byte == 0)? + 1;
+        let key = key_of(item.get(..item_len - 1)?);
+        let hidden = key.starts_with(b"_") || HIDDEN.iter().any(|name| name.as_bytes() == key);
+        if !hidden {
+            buffer.copy_within(from..from + item_len, to);
+            to += item_len;
+        }
+        from += item_len;
+    }
+    Some(to)
+}
+
 fn write_reserved(configure: &Configure<'_>, runtime_api: &str, writer: &mut Writer<'_>) {
     let initialization = match configure.initialization {
         InitializationType::OnDemand => "on-demand",

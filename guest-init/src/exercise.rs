@@ -7,18 +7,19 @@
 use std::cell::{Cell, RefCell};
 
 use votive_protocol::{
-    GuestFrame, HEADER_LEN, Header, InvocationId, Invoke, ResponseMode, RuntimeErrorScope, limits,
+    BODY_MAX, ByteList, Configure, GuestFrame, HEADER_LEN, Header, HostFrame, InitializationType,
+    InvocationId, Invoke, ResponseMode, RuntimeErrorScope, ShutdownReason, limits,
 };
 
 use crate::arena::{ARENA_LEN, Arena};
 use crate::http::{Decoder, Head, find_head_end};
-use crate::limits::{CONNECTIONS_MAX, STEP_ROOM};
+use crate::limits::{CONNECTIONS_MAX, EXTENSIONS_MAX, STEP_ROOM};
 use crate::runtime::State;
 use crate::server::{Facts, Place, Server};
 
 /// A clock that goes on by itself.
 #[derive(Debug, Default)]
-struct Ticks(Cell<u64>);
+struct Ticks(Cell<u64>, Cell<u64>);
 
 impl Facts for Ticks {
     fn now_ns(&self) -> u64 {
@@ -28,6 +29,17 @@ impl Facts for Ticks {
 
     fn memory_peak_bytes(&self) -> u64 {
         1
+    }
+
+    fn realtime_ns(&self) -> u64 {
+        1_700_000_000_000_000_000 + self.now_ns()
+    }
+
+    fn random(&self) -> [u8; 16] {
+        // The first one drawn is always the same, so that an input can name it.
+        let number = u8::try_from(self.1.get() & 0xff).unwrap_or(0);
+        self.1.set(self.1.get() + 1);
+        [number; 16]
     }
 }
 
@@ -87,12 +99,12 @@ impl Watcher {
             GuestFrame::Done(done) => {
                 assert_eq!(self.current.take(), Some((done.id, Answer::Over)));
             }
+            GuestFrame::Phase(_) => assert!(!self.ready, "a phase of the start after it"),
+            GuestFrame::Extension(_) => assert!(!self.ready, "an extension is told of once"),
+            GuestFrame::Subscription(_) => assert!(!self.ready, "a late subscription"),
             GuestFrame::Hello(_)
-            | GuestFrame::Phase(_)
             | GuestFrame::RuntimeExited(_)
-            | GuestFrame::Extension(_)
             | GuestFrame::ExtensionExited(_)
-            | GuestFrame::Subscription(_)
             | GuestFrame::Down(_)
             | GuestFrame::Log(..)
             | GuestFrame::Fault(_) => unreachable!("not a frame of the Runtime API: {frame:?}"),
@@ -123,10 +135,15 @@ impl<'m> Play<'m> {
     #[must_use]
     pub fn new(memory: &'m mut [u8]) -> Self {
         let arena = Arena::cut(memory).expect("enough memory");
-        let (server, _, _) = Server::new(arena);
+        let (mut server, _, _) = Server::new(arena);
+        let facts = Ticks::default();
+        let mut frame = vec![0; HEADER_LEN + BODY_MAX];
+        let len = HostFrame::Configure(configuration()).encode(&mut frame).expect("room");
+        assert!(server.configure(&frame[HEADER_LEN..len]));
+        server.begin_life(&facts);
         Self {
             server,
-            facts: Ticks::default(),
+            facts,
             watcher: Watcher { current: None, ready: false },
             invocations: 0,
             due: 0,
@@ -233,7 +250,14 @@ impl<'m> Play<'m> {
             "what was under way is abandoned"
         );
         self.watcher.ready = false;
-        self.server.runtime_started();
+        self.server.end_life();
+        self.server.begin_life(&self.facts);
+    }
+
+    /// Extensions are told that the environment ends.
+    pub fn shut_down(&mut self) {
+        self.server.begin_shutdown(ShutdownReason::Timeout, 2, &self.facts);
+        self.settle();
     }
 
     /// What a connection was sent since it was last asked for.
@@ -251,6 +275,14 @@ impl<'m> Play<'m> {
         let mut moved = true;
         while moved {
             moved = false;
+            if self.server.flush_until_ns().is_some() {
+                for slot in 0..EXTENSIONS_MAX {
+                    self.server.telemetry.unreachable(slot, u64::MAX / 2);
+                }
+                self.server.check_flushed(&self.facts);
+                assert_eq!(self.server.flush_until_ns(), None);
+                moved = true;
+            }
             self.take_frames();
             let _ = self.server.take_stirred();
             for index in 0..CONNECTIONS_MAX {
@@ -328,7 +360,7 @@ pub fn memory() -> Vec<u8> {
 }
 
 /// Pieces of requests that a fuzzer would need long to come up with.
-const PHRASES: [&str; 16] = [
+const PHRASES: [&str; 32] = [
     "GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nHost: h\r\n\r\n",
     "POST /2018-06-01/runtime/invocation/{id}/response HTTP/1.1\r\nHost: h\r\n",
     "POST /2018-06-01/runtime/invocation/{id}/error HTTP/1.1\r\nHost: h\r\n",
@@ -345,7 +377,47 @@ const PHRASES: [&str; 16] = [
     "0\r\nLambda-Runtime-Function-Error-Body: e30=\r\n\r\n",
     "hello",
     "Content-Length: 7000000\r\n\r\n",
+    "POST /2020-01-01/extension/register HTTP/1.1\r\nHost: h\r\nLambda-Extension-Name: a\r\n",
+    "POST /2020-01-01/extension/register HTTP/1.1\r\nHost: h\r\nLambda-Extension-Name: b\r\n",
+    "Content-Length: 21\r\n\r\n{\"events\":[\"INVOKE\"]}",
+    "Content-Length: 13\r\n\r\n{\"events\":[]}",
+    "GET /2020-01-01/extension/event/next HTTP/1.1\r\nHost: h\r\n",
+    "POST /2020-01-01/extension/init/error HTTP/1.1\r\nHost: h\r\n",
+    "POST /2020-01-01/extension/exit/error HTTP/1.1\r\nHost: h\r\n",
+    "PUT /2022-07-01/telemetry HTTP/1.1\r\nHost: h\r\n",
+    "PUT /2020-08-15/logs HTTP/1.1\r\nHost: h\r\n",
+    "Lambda-Extension-Identifier: 00000000-0000-4000-8000-000000000000\r\n",
+    "Lambda-Extension-Identifier: 01010101-0101-4101-8101-010101010101\r\n",
+    "Lambda-Extension-Function-Error-Type: Extension.X\r\n",
+    "Lambda-Extension-Accept-Feature: accountId\r\n",
+    "Content-Length: 102\r\n\r\n{\"schemaVersion\":\"2022-07-01\",\"types\":[\"platform\"],\"destination\":{\"protocol\":\"TCP\",\"port\":4243}}      ",
+    "Content-Length: 69\r\n\r\n{\"types\":[\"platform\"],\"destination\":{\"protocol\":\"TCP\",\"port\":4243}}  ",
+    "GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
 ];
+
+/// A function with every field that is quoted somewhere.
+fn configuration() -> Configure<'static> {
+    Configure {
+        realtime_ns: 1,
+        memory_bytes: 128 << 20,
+        uid: 993,
+        gid: 990,
+        mounts: [None; limits::MOUNTS_MAX],
+        initialization: InitializationType::OnDemand,
+        account_id: "012345678912",
+        function_name: "test_function",
+        function_version: "$LATEST",
+        handler: "app.handler",
+        runtime: "",
+        region: "us-east-1",
+        log_group: "/aws/lambda/test_function",
+        log_stream: "stream",
+        working_directory: "",
+        arguments: ByteList::default(),
+        environment: ByteList::default(),
+        credentials: ByteList::default(),
+    }
+}
 
 /// Runs a list of operations: two bytes each, the second one often a length of bytes that follow.
 pub fn run(memory: &mut [u8], data: &[u8]) {
@@ -370,10 +442,125 @@ pub fn run(memory: &mut [u8], data: &[u8]) {
                 play.payload(now);
                 rest = later;
             }
+            12 if *argument == 0 => play.shut_down(),
             12 => play.end(index),
             13 => play.limit_writes(usize::from(*argument)),
             14 => play.feed(index, &vec![b'x'; usize::from(*argument) * 64]),
             _ => play.restart(),
         }
     }
+}
+
+/// JSON of any kind: a value is read to its end or refused, as another reader would.
+pub fn json(data: &[u8]) {
+    let mut reader = crate::json::Reader::new(data);
+    let mut buffer = [0; 64];
+    let outcome = loop {
+        match reader.next_token() {
+            Ok(Some(crate::json::Token::String(text) | crate::json::Token::Key(text))) => {
+                if let Some(text) = text.put(&mut buffer) {
+                    assert!(text.len() <= 64);
+                }
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => break true,
+            Err(_) => break false,
+        }
+    };
+    let theirs = serde_json::from_slice::<serde_json::Value>(data);
+    match theirs {
+        // What they take, we take, but for what is nested deeper.
+        Ok(value) => assert!(outcome || depth(&value) > crate::json::DEPTH_MAX as usize),
+        // They refuse half a pair of surrogates, numbers out of range and depths over 128; nothing else that we take.
+        Err(error) if outcome => {
+            let text = error.to_string();
+            let excused = ["surrogate", "range", "recursion", "hex escape"];
+            assert!(excused.iter().any(|one| text.contains(one)), "{text}: {data:?}");
+        }
+        Err(_) => {}
+    }
+    let _ =
+        crate::extensions::Registration::parse(data).map(|one| (one.check(true), one.check(false)));
+    for api in [crate::telemetry::request::Api::Telemetry, crate::telemetry::request::Api::Logs] {
+        if let Ok(request) = crate::telemetry::request::Request::parse(data, api) {
+            assert!(outcome, "a subscription that is no JSON");
+            assert!((25..=30_000).contains(&request.buffering.timeout_ms));
+        }
+    }
+}
+
+fn depth(value: &serde_json::Value) -> usize {
+    match value {
+        serde_json::Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        serde_json::Value::Object(items) => 1 + items.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// Events, deliveries and failures in any order: what was pushed is delivered, dropped and told, or still kept.
+pub fn telemetry(data: &[u8]) {
+    use crate::telemetry::journal::Tag;
+    use crate::telemetry::request::{Api, Request};
+    use crate::telemetry::{Telemetry, Times};
+    let body = |destination: &str| {
+        let body = format!(
+            "{{\"schemaVersion\":\"2022-12-13\",\"types\":[\"platform\",\"function\"],\
+             \"destination\":{destination}}}"
+        );
+        Request::parse(body.as_bytes(), Api::Telemetry).expect("a subscription")
+    };
+    let requests = [
+        body("{\"protocol\":\"HTTP\",\"URI\":\"http://sandbox.localdomain:1\"}"),
+        body("{\"protocol\":\"TCP\",\"port\":2}"),
+        body("{\"protocol\":\"HTTP\",\"URI\":\"http://sandbox:3/x\"}"),
+    ];
+    let mut memory = vec![0; 4096];
+    let mut telemetry = Telemetry::new(&mut memory);
+    let mut sent: [Vec<u8>; 3] = Default::default();
+    let mut now_ns = 0;
+    for operation in data.chunks_exact(3) {
+        let [kind, slot, argument] = [operation[0] % 9, operation[1] % 3, operation[2]];
+        let slot = usize::from(slot);
+        now_ns += u64::from(argument) * 1_000_000;
+        let at = Times { now_ns, realtime_ns: now_ns };
+        match kind {
+            0 => telemetry.line(Tag::Function, at, &vec![b'a'; usize::from(argument) * 4]),
+            1 => telemetry.line(Tag::Extension, at, &[argument]),
+            2 => telemetry.platform(Tag::Platform, at, "platform.start", |writer| {
+                writer.push(b"{}");
+            }),
+            3 => drop(telemetry.subscribe(slot, requests[slot], Api::Telemetry, now_ns)),
+            4 => {
+                if telemetry.is_due(slot, now_ns) && telemetry.begin(slot, at) {
+                    sent[slot].clear();
+                }
+            }
+            5 => {
+                let mut buffer = vec![0; usize::from(argument) + 1];
+                let len = telemetry.fill(slot, &mut buffer);
+                sent[slot].extend_from_slice(&buffer[..len]);
+                telemetry.written(slot, len);
+                if slot != 1 && len == 0 && telemetry.in_flight(slot) {
+                    check_batch(&sent[slot]);
+                    telemetry.answered(slot, b"HTTP/1.1 200 OK");
+                }
+            }
+            6 => telemetry.broken(slot),
+            7 => telemetry.unreachable(slot, now_ns),
+            _ => telemetry.flush(),
+        }
+        if !telemetry.in_flight(slot) {
+            assert_eq!(telemetry.fill(slot, &mut [0; 8]), 0);
+        }
+    }
+}
+
+/// A whole request with a JSON array of as many bytes as it says.
+fn check_batch(request: &[u8]) {
+    let text = std::str::from_utf8(request).expect("text");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+    assert_eq!(length.and_then(|length| length.parse().ok()), Some(body.len()));
+    let events: Vec<serde_json::Value> = serde_json::from_str(body).expect("a list");
+    assert!(!events.is_empty() && events.iter().all(|event| event["type"].is_string()));
 }

@@ -14,11 +14,12 @@ use rustix::net::{AddressFamily, Ipv4Addr, SocketAddrV4, SocketFlags, SocketType
 use rustix::process::Signal;
 use rustix::system::RebootCommand;
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
-use votive_protocol::{Configure, ExitStatus, Fault, FaultCode, GuestFrame, Hello, VERSION};
+use votive_protocol::{Configure, Fault, FaultCode, GuestFrame, Hello, VERSION};
 
 use crate::arena::Arena;
+use crate::limits::EXTENSIONS_MAX;
 use crate::server::Facts;
-use crate::worker::{Descriptors, Ending, Output, Platform, Problem, Worker};
+use crate::worker::{Descriptors, Ending, Exit, ExtensionNames, Output, Platform, Problem, Worker};
 use cgroup::Cgroup;
 use process::Child;
 
@@ -26,6 +27,8 @@ use process::Child;
 const RUNTIME_API_PORT: u16 = 9001;
 /// What PID 1 writes to the mark port when it is entered.
 const MARK_ENTERED: u8 = 0x01;
+/// How far the clock may be off before it is set again.
+const DRIFT_NS: u64 = 2_000_000;
 /// The word on the kernel's command line that asks for messages to its log.
 const DEBUG_WORD: &[u8] = b"votive.debug";
 
@@ -34,8 +37,9 @@ const DEBUG_WORD: &[u8] = b"votive.debug";
 pub struct Guest {
     cgroup: Option<Cgroup>,
     child: Option<Child>,
-    /// Where a child says what it failed at; shared with every child.
-    failure: &'static AtomicU32,
+    extensions: [Option<Child>; EXTENSIONS_MAX],
+    /// Where a child says what it failed at; shared with every child. The first is the runtime's.
+    failures: &'static [AtomicU32; 1 + EXTENSIONS_MAX],
     kernel_log: Option<OwnedFd>,
 }
 
@@ -91,7 +95,11 @@ pub fn panicked() -> ! {
 }
 
 fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
+    clock_ns(ClockId::Monotonic)
+}
+
+fn clock_ns(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
 }
@@ -117,9 +125,11 @@ fn set_up(memory: &'static mut [u8], started_ns: u64) -> Result<Worker<'static, 
         kernel_log = system::open_kernel_log().ok();
     }
     let signals = system::child_signals().map_err(system_problem("signalfd4"))?;
-    let failure = system::shared_word().map_err(system_problem("mmap"))?;
+    let failures = system::shared_words().map_err(system_problem("mmap"))?;
     let descriptors = Descriptors { link, listener: listen()?, signals: Some(signals) };
-    Worker::new(Guest { cgroup: None, child: None, failure, kernel_log }, arena, descriptors)
+    let extensions = [const { None }; EXTENSIONS_MAX];
+    let guest = Guest { cgroup: None, child: None, extensions, failures, kernel_log };
+    Worker::new(guest, arena, descriptors)
 }
 
 impl Guest {
@@ -129,6 +139,15 @@ impl Guest {
             system::write_kernel_log(log.as_fd(), message);
         }
     }
+}
+
+/// Sets the time of day.
+fn set_clock(nanoseconds: u64) -> Result<(), Errno> {
+    let now = Timespec {
+        tv_sec: i64::try_from(nanoseconds / 1_000_000_000).unwrap_or(0),
+        tv_nsec: i64::try_from(nanoseconds % 1_000_000_000).unwrap_or(0),
+    };
+    clock_settime(ClockId::Realtime, now)
 }
 
 /// Whether the kernel's command line asks for messages.
@@ -163,6 +182,14 @@ impl Facts for Guest {
         now_ns()
     }
 
+    fn realtime_ns(&self) -> u64 {
+        clock_ns(ClockId::Realtime)
+    }
+
+    fn random(&self) -> [u8; 16] {
+        system::random()
+    }
+
     fn memory_peak_bytes(&self) -> u64 {
         self.cgroup.as_ref().map_or(0, Cgroup::memory_peak_bytes)
     }
@@ -171,23 +198,41 @@ impl Facts for Guest {
 impl Platform for Guest {
     fn prepare(&mut self, configure: &Configure<'_>) -> Result<(), Problem> {
         self.say("configured");
-        let nanoseconds = configure.realtime_ns;
-        let now = Timespec {
-            tv_sec: i64::try_from(nanoseconds / 1_000_000_000).unwrap_or(0),
-            tv_nsec: i64::try_from(nanoseconds % 1_000_000_000).unwrap_or(0),
-        };
-        clock_settime(ClockId::Realtime, now).map_err(system_problem("clock_settime"))?;
+        set_clock(configure.realtime_ns).map_err(system_problem("clock_settime"))?;
         self.cgroup = Some(Cgroup::make(configure.memory_bytes)?);
         file_systems::mount_root(configure)?;
         self.say("mounted");
         Ok(())
     }
 
+    fn list_extensions(&mut self, names: &mut ExtensionNames) -> usize {
+        process::list_extensions(names)
+    }
+
+    fn start_extension(
+        &mut self,
+        configure: &Configure<'_>,
+        slot: usize,
+        name: &str,
+    ) -> Result<Option<OwnedFd>, Problem> {
+        let missing = Problem::without_errno(FaultCode::Cgroup, "extension");
+        let cgroup = self.cgroup.as_mut().ok_or(missing)?;
+        cgroup.divide()?;
+        cgroup.begin_life();
+        let failure = self.failures.get(slot + 1).ok_or(missing)?;
+        let place = self.extensions.get_mut(slot).ok_or(missing)?;
+        let directory = cgroup.extensions_directory();
+        let (child, output) = process::start_extension(configure, name, directory, failure)?;
+        *place = Some(child);
+        Ok(Some(output))
+    }
+
     fn start(&mut self, configure: &Configure<'_>) -> Result<Option<Output>, Problem> {
         let cgroup =
             self.cgroup.as_mut().ok_or(Problem::without_errno(FaultCode::Cgroup, "runtime"))?;
         cgroup.begin_life();
-        let (child, output) = process::start(configure, cgroup.directory(), self.failure)?;
+        let [failure, ..] = self.failures;
+        let (child, output) = process::start(configure, cgroup.directory(), failure)?;
         self.child = Some(child);
         self.say("runtime started");
         Ok(Some(output))
@@ -199,14 +244,38 @@ impl Platform for Guest {
         }
     }
 
+    fn kill_runtime(&mut self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill_runtime();
+        }
+    }
+
+    fn is_runtime_gone(&mut self) -> bool {
+        self.cgroup.as_ref().is_none_or(Cgroup::is_runtime_gone)
+    }
+
+    fn kill_extension(&mut self, slot: usize) {
+        if let Some(Some(child)) = self.extensions.get(slot) {
+            let _ = rustix::process::kill_process_group(child.pid(), Signal::KILL);
+        }
+    }
+
     fn kill(&mut self) {
         if let Some(cgroup) = &self.cgroup {
             cgroup.kill();
         }
     }
 
-    fn reap(&mut self) -> Result<Option<ExitStatus>, Problem> {
-        process::reap(&mut self.child)
+    fn reap(&mut self) -> Result<Option<Exit>, Problem> {
+        process::reap(&mut self.child, &mut self.extensions)
+    }
+
+    fn set_realtime(&mut self, realtime_ns: u64) {
+        let drift_ns = self.realtime_ns().abs_diff(realtime_ns);
+        if realtime_ns != 0 && drift_ns > DRIFT_NS {
+            // A clock that cannot be set stays as wrong as it is.
+            let _ = set_clock(realtime_ns);
+        }
     }
 
     fn release(&mut self, memory: &mut [u8]) {

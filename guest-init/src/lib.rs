@@ -10,11 +10,14 @@ pub mod arena;
 pub mod environment;
 #[cfg(any(test, feature = "std"))]
 pub mod exercise;
+pub mod extensions;
 pub mod guest;
 pub mod http;
+pub mod json;
 pub mod limits;
 pub mod link;
 pub mod route;
 pub mod runtime;
 pub mod server;
+pub mod telemetry;
 pub mod worker;

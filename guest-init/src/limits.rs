@@ -3,9 +3,11 @@
 use votive_protocol::limits::{CONTEXT_MAX, ERROR_BODY_MAX, REQUEST_PAYLOAD_MAX, STRING_MAX};
 use votive_protocol::{BODY_MAX, HEADER_LEN};
 
-/// Connections to the Runtime API at the same time. A runtime client keeps one or two; the rest is for extensions and for
-/// the stray HTTP client that reports an error of the init phase.
-pub const CONNECTIONS_MAX: usize = 16;
+/// Connections to the Runtime API at the same time. A runtime client keeps one or two, as does each extension; the rest is
+/// for the stray HTTP client that reports an error of the init phase.
+pub const CONNECTIONS_MAX: usize = 32;
+/// Extensions of a function, external and internal ones together (CONTRACT 4.2).
+pub const EXTENSIONS_MAX: usize = 10;
 /// The most bytes of a request's head. AWS's clients put the whole X-Ray cause, stack included, into one header.
 pub const HEAD_MAX: usize = 64 * 1024;
 /// The most headers of a request, and the most fields of a trailer section.
@@ -14,8 +16,24 @@ pub const HEADERS_MAX: usize = 64;
 pub const INPUT_MAX: usize = HEAD_MAX + ERROR_BODY_MAX + 4 * 1024;
 /// Room for the head that answers `GET /runtime/invocation/next`: two contexts, three strings, names and numbers.
 pub const EVENT_HEAD_MAX: usize = 2 * CONTEXT_MAX + 3 * STRING_MAX + 1024;
-/// Room for any other answer. The longest names two states and quotes a message of fixed length.
-pub const REPLY_MAX: usize = 640;
+/// Room for the `INVOKE` event of extensions: two texts in which every character may need an escape, and numbers.
+pub const EXTENSION_EVENT_MAX: usize = 12 * STRING_MAX + 512;
+/// Room for any other answer. The longest is that to a registration, with the function's name, version and handler: names
+/// beyond all limits of AWS's do not fit, and that registration is refused.
+pub const REPLY_MAX: usize = 4 * 1024;
+/// Events of the Telemetry API that are kept for subscribers: the largest batch (1 MiB) while the next one is gathered.
+pub const JOURNAL_MAX: usize = 2 * 1024 * 1024;
+/// The longest line that is one event of the Telemetry API; a longer one is several.
+pub const LINE_MAX: usize = 16 * 1024;
+/// The longest path of a telemetry destination.
+pub const DESTINATION_MAX: usize = 256;
+/// How long a telemetry destination that cannot be reached is left alone.
+pub const RETRY_NS: u64 = 50_000_000;
+/// How long a telemetry destination may take for one batch.
+pub const DELIVERY_NS: u64 = 5_000_000_000;
+/// How long telemetry may hold up the end of an invocation, when all else is done. What is not delivered then is delivered
+/// with the next one.
+pub const FLUSH_NS: u64 = 200_000_000;
 /// Frames to the agent that wait for the link. One step of a connection adds at most [`STEP_ROOM`].
 pub const OUTBOX_MAX: usize = 256 * 1024;
 /// What has to be free in the outbox before a connection or a log pipe is read: the input it may hold, and a few small

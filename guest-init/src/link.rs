@@ -122,6 +122,13 @@ impl<'m> Outbox<'m> {
         self.buffer.get_mut(from..to).unwrap_or(&mut [])
     }
 
+    /// The first `len` bytes of what was read into [`Outbox::log_space`], which is not a frame yet.
+    #[must_use]
+    pub fn log_text(&self, len: usize) -> &[u8] {
+        let from = self.end + HEADER_LEN + 1;
+        self.buffer.get(from..from + len).unwrap_or(&[])
+    }
+
     /// Makes a frame of `len` bytes that were read into [`Outbox::log_space`].
     pub fn finish_log(&mut self, stream: votive_protocol::LogStream, len: usize) {
         let Ok(header) = Header::new(Kind::Log, len.saturating_add(1)) else { return };

@@ -1,9 +1,12 @@
-//! The paths of the Runtime API.
+//! The paths of the Runtime API, the Extensions API, the Telemetry API and the Logs API.
 
 use crate::http::Span;
+use crate::telemetry::request::Api;
 
-/// The version that every path begins with.
+/// The version that every path of the Runtime API begins with.
 const VERSION: &str = "/2018-06-01";
+/// That of the Extensions API.
+const EXTENSIONS_VERSION: &str = "/2020-01-01";
 
 /// A request's method, as far as it matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +15,8 @@ pub enum Method {
     Get,
     /// `POST`
     Post,
+    /// `PUT`
+    Put,
     /// Any other.
     Other,
 }
@@ -23,6 +28,7 @@ impl Method {
         match name {
             "GET" => Self::Get,
             "POST" => Self::Post,
+            "PUT" => Self::Put,
             _ => Self::Other,
         }
     }
@@ -41,6 +47,16 @@ pub enum Route {
     InitError,
     /// `GET /ping`
     Ping,
+    /// `POST /extension/register`
+    Register,
+    /// `GET /extension/event/next`
+    ExtensionNext,
+    /// `POST /extension/init/error`
+    ExtensionInitError,
+    /// `POST /extension/exit/error`
+    ExtensionExitError,
+    /// `PUT /2022-07-01/telemetry`, `PUT /2020-08-15/logs`
+    Subscribe(Api),
     /// No such path.
     NotFound,
     /// The path knows only this method.
@@ -52,23 +68,43 @@ impl Route {
     #[must_use]
     pub fn of(method: Method, target: &str, bytes: &[u8]) -> Self {
         let path = path_of(target);
-        let Some(path) = path.strip_prefix(VERSION) else {
-            return Self::NotFound;
-        };
-        let (wanted, route) = match path {
-            "/runtime/invocation/next" => (Method::Get, Self::Next),
-            "/ping" => (Method::Get, Self::Ping),
-            "/runtime/init/error" => (Method::Post, Self::InitError),
-            _ => match invocation(path, bytes) {
-                Some(route) => (Method::Post, route),
-                None => return Self::NotFound,
+        let known = match (path.strip_prefix(VERSION), path.strip_prefix(EXTENSIONS_VERSION)) {
+            (Some(path), _) => runtime(path, bytes),
+            (_, Some(path)) => extension(path),
+            _ => match path {
+                "/2022-07-01/telemetry" => Some((Method::Put, Self::Subscribe(Api::Telemetry))),
+                "/2020-08-15/logs" => Some((Method::Put, Self::Subscribe(Api::Logs))),
+                _ => None,
             },
         };
-        if method == wanted {
-            route
-        } else {
-            Self::MethodNotAllowed(if wanted == Method::Get { "GET" } else { "POST" })
+        match known {
+            None => Self::NotFound,
+            Some((wanted, route)) if wanted == method => route,
+            Some((wanted, _)) => Self::MethodNotAllowed(match wanted {
+                Method::Get => "GET",
+                Method::Put => "PUT",
+                Method::Post | Method::Other => "POST",
+            }),
         }
+    }
+}
+
+fn runtime(path: &str, bytes: &[u8]) -> Option<(Method, Route)> {
+    match path {
+        "/runtime/invocation/next" => Some((Method::Get, Route::Next)),
+        "/ping" => Some((Method::Get, Route::Ping)),
+        "/runtime/init/error" => Some((Method::Post, Route::InitError)),
+        _ => Some((Method::Post, invocation(path, bytes)?)),
+    }
+}
+
+fn extension(path: &str) -> Option<(Method, Route)> {
+    match path {
+        "/extension/register" => Some((Method::Post, Route::Register)),
+        "/extension/event/next" => Some((Method::Get, Route::ExtensionNext)),
+        "/extension/init/error" => Some((Method::Post, Route::ExtensionInitError)),
+        "/extension/exit/error" => Some((Method::Post, Route::ExtensionExitError)),
+        _ => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The Runtime API without its sockets: connections are handed bytes, frames are handed in, and out come bytes and frames.
+//! The Runtime API and the Extensions API without their sockets: connections are handed bytes, frames are handed in, and out come bytes and frames.
 //!
 //! The caller does the I/O: it reads into [`Server::space`], says so with [`Server::received`], writes what
 //! [`Server::output`] gives, says so with [`Server::written`], and closes what [`Server::is_done`] names. Between reads it
@@ -7,13 +7,19 @@
 mod connection;
 mod event;
 mod exchange;
+mod extension_api;
+mod record;
 #[cfg(test)]
 mod tests;
 
 use votive_protocol::limits::ERROR_BODY_MAX;
-use votive_protocol::{BODY_MAX, GuestFrame, InvocationId, Invoke, ResponseOutcome};
+use votive_protocol::{
+    BODY_MAX, Configure, GuestFrame, HostFrame, InvocationId, Invoke, Kind, ResponseOutcome,
+    ShutdownReason,
+};
 
-use crate::arena::Arena;
+use crate::arena::{Arena, LINES};
+use crate::extensions::Extensions;
 use crate::http::{
     BodyError, CONTINUE, Decoder, Framing, Head, HeadError, Reply, find_head_end,
     leading_blank_lines,
@@ -22,17 +28,24 @@ use crate::limits::{CONNECTIONS_MAX, DRAIN_MAX, HEAD_MAX};
 use crate::link::Outbox;
 use crate::route::Route;
 use crate::runtime::State;
+use crate::telemetry::Telemetry;
 use connection::{Body, Connection, Output, Phase, Purpose, Then};
 use event::Event;
 pub use event::EventError;
 use exchange::error_purpose;
+pub use record::Failure;
+use record::Init;
 
-/// What the server asks of the world: the time, and the runtime's memory.
+/// What the server asks of the world: the time, the runtime's memory, and chance.
 pub trait Facts {
     /// `CLOCK_MONOTONIC` in nanoseconds.
     fn now_ns(&self) -> u64;
+    /// The time of day in nanoseconds since the Unix epoch.
+    fn realtime_ns(&self) -> u64;
     /// The most memory that the runtime's cgroup held so far, in bytes; 0 if nobody counts it.
     fn memory_peak_bytes(&self) -> u64;
+    /// Bytes that nobody can foresee.
+    fn random(&self) -> [u8; 16];
 }
 
 /// Where a new connection can go.
@@ -57,45 +70,165 @@ enum BodyStep {
     TooLong,
 }
 
-/// The Runtime API: its connections, the runtime's state and the invocation that is under way.
+/// The Runtime API and what is beside it: connections, the states of runtime and extensions, the invocation that is under
+/// way, and what telemetry is told of it.
 #[derive(Debug)]
 pub struct Server<'m> {
     connections: [Connection<'m>; CONNECTIONS_MAX],
     /// Frames to the agent.
     pub outbox: Outbox<'m>,
+    /// Telemetry's subscribers, whose sockets the caller looks after.
+    pub telemetry: Telemetry<'m>,
     event: Event<'m>,
     state: State,
+    extensions: Extensions,
+    init: Init,
+    /// Runtime and extensions have asked for their first event.
+    init_over: bool,
+    /// Why and until when extensions have time to end, once they have to.
+    shutdown: Option<(ShutdownReason, u64)>,
+    /// One bit an extension: it was told.
+    told_shutdown: u16,
+    /// When runtime and extensions were through with the invocation.
+    over_ns: u64,
+    /// How long telemetry may still hold up the end of the invocation.
+    flush_until_ns: Option<u64>,
+    /// The body of the `Configure` frame.
+    configure: &'m mut [u8],
+    configure_len: usize,
     turns: u64,
     /// One bit a connection: its output changed by something other than its own input.
-    stirred: u16,
+    stirred: u32,
 }
 
-const _: () = assert!(CONNECTIONS_MAX <= 16);
+const _: () = assert!(CONNECTIONS_MAX <= 32);
+
+/// The configuration as it was kept; it was checked when it came.
+fn decode(bytes: &[u8], len: usize) -> Option<Configure<'_>> {
+    match HostFrame::decode(Kind::Configure, bytes.get(..len)?) {
+        Ok(HostFrame::Configure(configure)) => Some(configure),
+        _ => None,
+    }
+}
 
 impl<'m> Server<'m> {
-    /// A server in the memory of `arena`; gives back what it does not use: the pieces for frames from the agent.
+    /// A server in the memory of `arena`; gives back what it does not use: the piece for frames from the agent, and those
+    /// for lines.
     #[must_use]
-    pub fn new(arena: Arena<'m>) -> (Self, &'m mut [u8], &'m mut [u8]) {
+    pub fn new(arena: Arena<'m>) -> (Self, &'m mut [u8], [&'m mut [u8]; LINES]) {
+        let mut replies = arena.replies.into_iter();
+        let connection = |input| Connection::new(input, replies.next().unwrap_or_default());
         let server = Self {
-            connections: arena.inputs.map(Connection::new),
+            connections: arena.inputs.map(connection),
             outbox: Outbox::new(arena.outbox),
-            event: Event::new(arena.event_head, arena.request),
+            telemetry: Telemetry::new(arena.journal),
+            event: Event::new(arena.event_head, arena.request, arena.extension_event),
             state: State::Started,
+            extensions: Extensions::new(),
+            init: Init::default(),
+            init_over: false,
+            shutdown: None,
+            told_shutdown: 0,
+            over_ns: 0,
+            flush_until_ns: None,
+            configure: arena.configure,
+            configure_len: 0,
             turns: 0,
             stirred: 0,
         };
-        (server, arena.inbox, arena.configure)
+        (server, arena.inbox, arena.lines)
+    }
+
+    /// Keeps the body of the `Configure` frame; says whether it has room.
+    pub fn configure(&mut self, body: &[u8]) -> bool {
+        let Some(place) = self.configure.get_mut(..body.len()) else { return false };
+        place.copy_from_slice(body);
+        self.configure_len = body.len();
+        true
+    }
+
+    /// What the microVM is for, once the agent has said so.
+    #[must_use]
+    pub fn configuration(&self) -> Option<Configure<'_>> {
+        decode(self.configure, self.configure_len)
+    }
+
+    /// The extensions.
+    #[must_use]
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    /// The extensions, for what becomes of their processes.
+    pub fn extensions_mut(&mut self) -> &mut Extensions {
+        &mut self.extensions
+    }
+
+    /// Whether runtime and extensions have asked for their first event.
+    #[must_use]
+    pub fn is_init_over(&self) -> bool {
+        self.init_over
+    }
+
+    /// Until when telemetry may hold up the end of the invocation, if it does.
+    #[must_use]
+    pub fn flush_until_ns(&self) -> Option<u64> {
+        self.flush_until_ns
+    }
+
+    /// A life begins: extensions and the runtime are about to be started.
+    pub fn begin_life(&mut self, facts: &dyn Facts) {
+        self.state = State::Started;
+        self.extensions = Extensions::new();
+        self.telemetry.clear();
+        self.init = Init {
+            started_ns: facts.now_ns(),
+            inside_invocation: self.event.id().is_some(),
+            ..Init::default()
+        };
+        self.init_over = false;
+        self.shutdown = None;
+        self.told_shutdown = 0;
+        self.record_init_start(facts);
+    }
+
+    /// The life fails, and with it the invocation that is under way, which it names. Telemetry is told how.
+    pub fn fail(&mut self, failure: Failure<'_>, facts: &dyn Facts) -> Option<InvocationId> {
+        self.tell_failure(failure, facts);
+        self.abandon()
+    }
+
+    /// Tells telemetry that the life fails.
+    pub fn tell_failure(&mut self, failure: Failure<'_>, facts: &dyn Facts) {
+        if !self.init.told {
+            let error_type =
+                if failure.error_type.is_empty() { "Runtime.Unknown" } else { failure.error_type };
+            self.record_init_end("error", error_type, facts);
+        }
+        self.flush_until_ns = None;
+        if self.event.is_waiting() {
+            self.record_start(facts);
+        }
+        self.record_fault(failure, facts);
+        if !self.event.is_runtime_done() {
+            self.record_runtime_done(failure.status, failure.error_type, facts);
+        }
+        self.record_report(failure.status, failure.error_type, facts);
+    }
+
+    /// Every process is gone, and what they were told with them.
+    pub fn end_life(&mut self) {
+        self.extensions = Extensions::new();
+        self.telemetry.clear();
+        self.telemetry.close();
+        self.shutdown = None;
+        self.init_over = false;
     }
 
     /// The runtime's state.
     #[must_use]
     pub fn state(&self) -> State {
         self.state
-    }
-
-    /// A new runtime process: it begins with its init phase.
-    pub fn runtime_started(&mut self) {
-        self.state = State::Started;
     }
 
     /// The invocation that has begun and is not over.
@@ -141,7 +274,7 @@ impl<'m> Server<'m> {
     }
 
     /// The connections whose output changed by something other than their own input, one bit each, once.
-    pub fn take_stirred(&mut self) -> u16 {
+    pub fn take_stirred(&mut self) -> u32 {
         core::mem::take(&mut self.stirred)
     }
 
@@ -201,7 +334,7 @@ impl<'m> Server<'m> {
         match connection.phase {
             Phase::Body(body) => self.cut_short(index, body, facts),
             Phase::Free => {}
-            Phase::Head | Phase::Next | Phase::Linger | Phase::Close => {
+            Phase::Head | Phase::Next | Phase::ExtensionNext(_) | Phase::Linger | Phase::Close => {
                 connection.phase = Phase::Close;
             }
         }
@@ -215,6 +348,10 @@ impl<'m> Server<'m> {
             Output::Nothing => return None,
             Output::Reply { at, len } => [connection.reply.get(at..len).unwrap_or(&[]), &[]],
             Output::Event { sent } => self.event.from(sent),
+            Output::Invoke { at, len, sent } => [
+                connection.reply.get(at..len).unwrap_or(&[]),
+                self.event.invoke_event().get(sent..).unwrap_or(&[]),
+            ],
         };
         pieces.iter().any(|piece| !piece.is_empty()).then_some(pieces)
     }
@@ -238,6 +375,18 @@ impl<'m> Server<'m> {
             Output::Event { sent } => {
                 *sent = sent.saturating_add(len as u64);
                 if *sent < self.event.len() {
+                    return;
+                }
+                if !connection.keep_alive {
+                    connection.phase = Phase::Linger;
+                    connection.half_close = true;
+                }
+            }
+            Output::Invoke { at, len: end, sent } => {
+                let of_head = len.min(end.saturating_sub(*at));
+                *at += of_head;
+                *sent += len - of_head;
+                if *sent < self.event.invoke_event().len() {
                     return;
                 }
                 if !connection.keep_alive {
@@ -280,7 +429,7 @@ impl<'m> Server<'m> {
                     connection.compact();
                     false
                 }
-                Phase::Free | Phase::Next | Phase::Close => false,
+                Phase::Free | Phase::Next | Phase::ExtensionNext(_) | Phase::Close => false,
             };
             if !goes_on {
                 return;
@@ -351,13 +500,19 @@ impl<'m> Server<'m> {
                 Ok(max) => (Purpose::Response { sent: 0, max }, Then::Reply(Reply::Accepted)),
                 Err(reply) => (discard, Then::Reply(reply)),
             },
+            Route::Register => self.plan_register(index, head),
+            Route::ExtensionNext => self.plan_next(index, head),
+            Route::ExtensionInitError => self.report_extension_error(index, head, true),
+            Route::ExtensionExitError => self.report_extension_error(index, head, false),
+            Route::Subscribe(api) => self.plan_subscribe(index, head, api),
             Route::InvocationError(id) => match self.begin_error(index, id) {
                 Ok(()) => (error_purpose(head, false), Then::Reply(Reply::Accepted)),
                 Err(reply) => (discard, Then::Reply(reply)),
             },
         };
         let Some(connection) = self.connections.get_mut(index) else { return };
-        connection.kept = if matches!(purpose, Purpose::Error { .. }) { connection.raw } else { 0 };
+        let keeps = matches!(purpose, Purpose::Error { .. } | Purpose::Form { .. });
+        connection.kept = if keeps { connection.raw } else { 0 };
         let decoder = Decoder::new(head.framing);
         let refused = matches!(purpose, Purpose::Discard { .. });
         let too_long = matches!(head.framing, Framing::Length(length) if length > DRAIN_MAX);
@@ -430,13 +585,14 @@ impl<'m> Server<'m> {
                     body.then = Then::Reply(Reply::TooLarge);
                     self.end_response(ResponseOutcome::Oversized, facts);
                 } else {
+                    self.event.produce(decoded.produced);
                     let payload = connection.input.get(from..from + decoded.produced);
                     for piece in payload.unwrap_or(&[]).chunks(BODY_MAX) {
                         self.outbox.push(&GuestFrame::ResponsePayload(piece));
                     }
                 }
             }
-            Purpose::Error { overflowed, .. } => {
+            Purpose::Error { overflowed, .. } | Purpose::Form { overflowed, .. } => {
                 // The head is within HEAD_MAX, so that a body within its limit always finds room behind it.
                 connection.input.copy_within(from..from + decoded.produced, connection.kept);
                 connection.kept += decoded.produced;

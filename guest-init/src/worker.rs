@@ -1,29 +1,41 @@
 //! The loop: one epoll set, one thread, all of PID 1's waiting.
 //!
 //! ```text
-//!  Absent --Configure/Invoke--> Alive --its process ended--> Ending --pipes and connections drained--> Absent
-//!                                 ^  \--Reset: killed-----------^                                         |
-//!                                 +-------------------------- next Invoke --------------------------------+
+//!         Configure, Invoke            all have registered         a process ended, Reset, Shutdown
+//!  Absent -----------------> Registering ------------------> Alive --------------------------------> Ending
+//!    ^                            |   (at once without external extensions)                            |  |
+//!    |                            +------------------------- ditto ----------------------------------->+  |
+//!    +----------------------- nothing runs any more: Down; at once on if an Invoke waits <----------------+
 //! ```
 //! What is ready is served in an order that keeps a runtime's output true: its log before its requests, its requests before
 //! its end. Nothing is read from the runtime without room for it in the outbox, so that an agent which does not read stops
 //! the runtime and not PID 1.
 
 mod clients;
+mod ending;
 mod life;
+mod logs;
+mod sinks;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use votive_protocol::{Configure, ExitStatus, Fault, FaultCode, GuestFrame, HostFrame, LogStream};
+use votive_protocol::{
+    Configure, ExitStatus, Fault, FaultCode, GuestFrame, HostFrame, ResetReason, Shutdown,
+};
+
+use votive_protocol::limits::EXTENSION_NAME_MAX;
 
 use crate::arena::Arena;
-use crate::limits::{CONNECTIONS_MAX, STEP_ROOM};
+use crate::limits::{CONNECTIONS_MAX, EXTENSIONS_MAX, STEP_ROOM};
 use crate::link::Inbox;
 use crate::server::{Facts, Server};
+use ending::EndOfLife;
+use logs::Logs;
+use sinks::Sink;
 
-/// How long the end of a killed runtime is waited for before the microVM is ended with it.
+/// How long the end of killed processes is waited for before the microVM is ended with them.
 const KILL_WAIT_NS: u64 = 2_000_000_000;
 /// How long the last frames may take on their way out.
 const LAST_WORDS_NS: u64 = 1_000_000_000;
@@ -31,11 +43,12 @@ const LAST_WORDS_NS: u64 = 1_000_000_000;
 const WAIT_ATTEMPTS: usize = 8;
 
 const SIGNALS: u64 = 0;
-const STDOUT: u64 = 1;
-const STDERR: u64 = 2;
-const LINK: u64 = 3;
-const LISTENER: u64 = 4;
-const CLIENTS: u64 = 5;
+const LINK: u64 = 1;
+const LISTENER: u64 = 2;
+/// The runtime's standard output and error, then one pipe an extension.
+const LOGS: u64 = 3;
+const SINKS: u64 = LOGS + crate::arena::LINES as u64;
+const CLIENTS: u64 = SINKS + EXTENSIONS_MAX as u64;
 /// Everything that can be ready at once.
 const EVENTS_MAX: usize = CLIENTS as usize + CONNECTIONS_MAX;
 
@@ -91,6 +104,19 @@ pub trait Platform: Facts {
     /// # Errors
     /// PID 1 cannot go on.
     fn prepare(&mut self, configure: &Configure<'_>) -> Result<(), Problem>;
+    /// The files of `/opt/extensions`, in the order of their names; says how many there are, also if they are more than fit.
+    fn list_extensions(&mut self, names: &mut ExtensionNames) -> usize;
+    /// Starts the external extension of that name; gives the reading end of its output. Without one somebody else plays it,
+    /// and it never ends.
+    ///
+    /// # Errors
+    /// PID 1 cannot go on.
+    fn start_extension(
+        &mut self,
+        configure: &Configure<'_>,
+        slot: usize,
+        name: &str,
+    ) -> Result<Option<OwnedFd>, Problem>;
     /// Starts the runtime. Without an [`Output`] somebody else plays it, and it never ends.
     ///
     /// # Errors
@@ -98,30 +124,110 @@ pub trait Platform: Facts {
     fn start(&mut self, configure: &Configure<'_>) -> Result<Option<Output>, Problem>;
     /// Asks the runtime to end.
     fn terminate(&mut self);
-    /// Kills the runtime and everything that it started.
+    /// Kills the runtime and everything that it started, but no external extension.
+    fn kill_runtime(&mut self);
+    /// Whether nothing of what [`Platform::kill_runtime`] kills is left.
+    fn is_runtime_gone(&mut self) -> bool;
+    /// Kills one external extension and what belongs to its process group.
+    fn kill_extension(&mut self, slot: usize);
+    /// Kills the runtime, all extensions and everything that they started.
     fn kill(&mut self);
-    /// Takes the status of every child that ended; gives that of the runtime if it is among them.
+    /// Takes the status of children that ended, up to the first one that is the runtime or an extension.
     ///
     /// # Errors
     /// The runtime could not be executed: PID 1 cannot go on.
-    fn reap(&mut self) -> Result<Option<ExitStatus>, Problem>;
+    fn reap(&mut self) -> Result<Option<Exit>, Problem>;
+    /// Sets the clock that [`Facts::realtime_ns`] reads.
+    fn set_realtime(&mut self, realtime_ns: u64);
     /// Gives memory back to the system; what it holds is of no use any more.
     fn release(&mut self, memory: &mut [u8]);
     /// Whether the kernel killed a process of this runtime for want of memory.
     fn out_of_memory(&mut self) -> bool;
 }
 
-/// The runtime's process.
+/// The names of external extensions, each ended by a NUL.
+#[derive(Debug)]
+pub struct ExtensionNames {
+    bytes: [[u8; EXTENSION_NAME_MAX + 1]; EXTENSIONS_MAX],
+    count: usize,
+}
+
+impl Default for ExtensionNames {
+    fn default() -> Self {
+        Self { bytes: [[0; EXTENSION_NAME_MAX + 1]; EXTENSIONS_MAX], count: 0 }
+    }
+}
+
+impl ExtensionNames {
+    /// Puts a name where it belongs in their order; the last one falls out if there are too many. A name that is no text or
+    /// too long is left out.
+    pub fn insert(&mut self, name: &[u8]) {
+        if name.is_empty() || name.len() > EXTENSION_NAME_MAX || core::str::from_utf8(name).is_err()
+        {
+            return;
+        }
+        let place =
+            (0..self.count).find(|at| self.get(*at).as_bytes() > name).unwrap_or(self.count);
+        if place == EXTENSIONS_MAX {
+            return;
+        }
+        let last = self.count.min(EXTENSIONS_MAX - 1);
+        self.bytes.copy_within(place..last, place + 1);
+        if let Some(slot) = self.bytes.get_mut(place) {
+            slot.fill(0);
+            for (to, from) in slot.iter_mut().zip(name) {
+                *to = *from;
+            }
+        }
+        self.count = last + 1;
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// One of them; empty beyond the last.
+    #[must_use]
+    pub fn get(&self, at: usize) -> &str {
+        let name = self.bytes.get(at).map_or(&[][..], |name| &name[..]);
+        let len = name.iter().position(|byte| *byte == 0).unwrap_or(0);
+        core::str::from_utf8(name.get(..len).unwrap_or(&[])).unwrap_or("")
+    }
+}
+
+/// Who ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Process {
+pub enum Who {
+    /// The runtime.
+    Runtime,
+    /// The external extension in this place.
+    Extension(usize),
+}
+
+/// The end of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Whose.
+    pub who: Who,
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Why its program could not be executed, if it could not.
+    pub launch_error: Option<Errno>,
+}
+
+/// What runs.
+#[derive(Clone, Copy, Debug)]
+enum Life {
+    /// Nothing.
     Absent,
+    /// External extensions, some of which have not registered; the runtime is not started yet.
+    Registering,
+    /// Everything.
     Alive,
-    /// It ended, and what it left in pipes and sockets is still being read. `restart` says that an invocation came after
-    /// its end and waits for the next process.
-    Ending {
-        status: ExitStatus,
-        restart: bool,
-    },
+    /// Less and less.
+    Ending(EndOfLife),
 }
 
 /// What a frame of the agent's asks for beyond the server.
@@ -130,8 +236,8 @@ enum Command {
     Nothing,
     Configured,
     Invoked,
-    Reset,
-    Shutdown { grace_ms: u32 },
+    Reset(ResetReason),
+    Shutdown(Shutdown),
 }
 
 /// The descriptors that the loop begins with.
@@ -158,28 +264,28 @@ pub struct Worker<'m, P> {
     platform: P,
     server: Server<'m>,
     inbox: Inbox<'m>,
-    configure: &'m mut [u8],
-    configure_len: usize,
     descriptors: Descriptors,
     epoll: OwnedFd,
     link_interest: EventFlags,
     accepting: bool,
     clients: [Option<Client>; CONNECTIONS_MAX],
-    logs: [Option<OwnedFd>; 2],
-    process: Process,
-    /// When the runtime's time to end is over, in `CLOCK_MONOTONIC` nanoseconds; set by `Shutdown`.
-    stopping: Option<u64>,
-    killed: bool,
+    logs: Logs<'m>,
+    sinks: [Option<Sink>; EXTENSIONS_MAX],
+    life: Life,
+    /// The runtime's process has not been reaped.
+    runtime_runs: bool,
+    /// One bit an external extension: its process has not been reaped.
+    extensions_run: u16,
 }
 
 /// What is ready, one bit a token.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ready {
-    readable: u32,
-    writable: u32,
+    readable: u64,
+    writable: u64,
 }
 
-const _: () = assert!(EVENTS_MAX <= 32);
+const _: () = assert!(EVENTS_MAX <= 64);
 
 impl Ready {
     fn reads(self, token: u64) -> bool {
@@ -222,22 +328,21 @@ impl<'m, P: Platform> Worker<'m, P> {
         if let Some(signals) = &descriptors.signals {
             add(signals, SIGNALS)?;
         }
-        let (server, inbox, configure) = Server::new(arena);
+        let (server, inbox, lines) = Server::new(arena);
         Ok(Self {
             platform,
             server,
             inbox: Inbox::new(inbox),
-            configure,
-            configure_len: 0,
             descriptors,
             epoll,
             link_interest: EventFlags::IN,
             accepting: true,
             clients: Default::default(),
-            logs: [None, None],
-            process: Process::Absent,
-            stopping: None,
-            killed: false,
+            logs: Logs::new(lines),
+            sinks: [const { None }; EXTENSIONS_MAX],
+            life: Life::Absent,
+            runtime_runs: false,
+            extensions_run: 0,
         })
     }
 
@@ -276,8 +381,7 @@ impl<'m, P: Platform> Worker<'m, P> {
         if ready.reads(SIGNALS) {
             self.take_signals()?;
         }
-        self.read_log(ready, STDOUT, LogStream::Stdout)?;
-        self.read_log(ready, STDERR, LogStream::Stderr)?;
+        self.read_logs(ready)?;
         if ready.reads(LINK) {
             self.read_link()?;
         }
@@ -294,14 +398,20 @@ impl<'m, P: Platform> Worker<'m, P> {
             }
         }
         self.flush_stirred()?;
+        self.serve_sinks(ready)?;
         if let Some(memory) = self.server.take_excess() {
+            self.platform.release(memory);
+        }
+        if let Some(memory) = self.server.telemetry.take_unused() {
             self.platform.release(memory);
         }
         if self.server.outbox.lost() > 0 {
             return Err(Problem::without_errno(FaultCode::System, "outbox").into());
         }
-        self.finish_ending()?;
-        self.check_stopping()
+        self.server.check_flushed(&self.platform);
+        self.advance()?;
+        // What came of it goes out before the next wait.
+        self.flush_stirred()
     }
 
     /// Waits for anything.
@@ -316,7 +426,7 @@ impl<'m, P: Platform> Worker<'m, P> {
         };
         let mut ready = Ready::default();
         for event in events.iter().take(count) {
-            let bit = 1_u32 << (event.data.u64() & 31);
+            let bit = 1_u64 << (event.data.u64() & 63);
             let flags = event.flags;
             if flags
                 .intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR | EventFlags::RDHUP)
@@ -330,9 +440,11 @@ impl<'m, P: Platform> Worker<'m, P> {
         Ok(ready)
     }
 
-    /// How long a wait may take: not at all limited unless the runtime is being ended.
+    /// How long a wait may take: not at all limited unless something is being ended, or telemetry is due.
     fn time_left(&self) -> Option<Timespec> {
-        let deadline_ns = self.stopping?;
+        let deadlines =
+            [self.ending_deadline_ns(), self.server.flush_until_ns(), self.sinks_due_ns()];
+        let deadline_ns = deadlines.into_iter().flatten().min()?;
         Some(timespec(deadline_ns.saturating_sub(self.platform.now_ns())))
     }
 
@@ -348,7 +460,7 @@ impl<'m, P: Platform> Worker<'m, P> {
         if came.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
             self.read_link()?;
         }
-        self.check_stopping()
+        self.advance()
     }
 
     /// Writes frames as far as the link takes them.
@@ -409,17 +521,16 @@ impl<'m, P: Platform> Worker<'m, P> {
         let taken = self.inbox.take().map_err(|_| frame_problem("header"))?;
         let Some((kind, body)) = taken else { return Ok(None) };
         let frame = HostFrame::decode(kind, body).map_err(|_| frame_problem("body"))?;
-        let configured = self.configure_len > 0;
+        let configured = self.server.configuration().is_some();
         let command = match frame {
             HostFrame::Configure(_) if !configured => {
-                let Some(place) = self.configure.get_mut(..body.len()) else {
+                if !self.server.configure(body) {
                     return Err(frame_problem("Configure"));
-                };
-                place.copy_from_slice(body);
-                self.configure_len = body.len();
+                }
                 Command::Configured
             }
             HostFrame::Invoke(invoke) if configured => {
+                self.platform.set_realtime(invoke.realtime_ns);
                 self.server.invoke(&invoke, &self.platform).map_err(|_| frame_problem("Invoke"))?;
                 Command::Invoked
             }
@@ -427,8 +538,8 @@ impl<'m, P: Platform> Worker<'m, P> {
                 self.server.payload(bytes).map_err(|_| frame_problem("Payload"))?;
                 Command::Nothing
             }
-            HostFrame::Reset(_) if configured => Command::Reset,
-            HostFrame::Shutdown(shutdown) => Command::Shutdown { grace_ms: shutdown.grace_ms },
+            HostFrame::Reset(reason) if configured => Command::Reset(reason),
+            HostFrame::Shutdown(shutdown) => Command::Shutdown(shutdown),
             _ => return Err(frame_problem("order")),
         };
         Ok(Some(command))
@@ -447,13 +558,5 @@ fn timespec(ns: u64) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX),
         tv_nsec: i64::try_from(ns % 1_000_000_000).unwrap_or(0),
-    }
-}
-
-/// The configuration as it was kept; it was checked when it came.
-fn decode_configure(body: Option<&[u8]>) -> Result<Configure<'_>, Ending> {
-    match HostFrame::decode(votive_protocol::Kind::Configure, body.unwrap_or(&[])) {
-        Ok(HostFrame::Configure(configure)) => Ok(configure),
-        _ => Err(frame_problem("Configure")),
     }
 }

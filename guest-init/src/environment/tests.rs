@@ -2,7 +2,7 @@
 
 use votive_protocol::{ByteList, Configure, InitializationType, limits::MOUNTS_MAX};
 
-use super::{value_of, write};
+use super::{value_of, write, write_for_extension};
 
 fn configure<'a>(environment: &'a [u8], credentials: &'a [u8]) -> Configure<'a> {
     Configure {
@@ -12,6 +12,7 @@ fn configure<'a>(environment: &'a [u8], credentials: &'a [u8]) -> Configure<'a> 
         gid: 990,
         mounts: [None; MOUNTS_MAX],
         initialization: InitializationType::OnDemand,
+        account_id: "012345678912",
         function_name: "f",
         function_version: "$LATEST",
         handler: "app.handler",
@@ -103,4 +104,36 @@ fn values_are_found_by_their_whole_key() {
     let variables = b"XPATH=/no\0PATH=/usr/bin:/bin\0";
     assert_eq!(value_of(variables, "PATH"), Some(&b"/usr/bin:/bin"[..]));
     assert_eq!(value_of(variables, "PAT"), None);
+}
+
+#[test]
+fn an_extension_finds_what_is_not_the_runtimes_own() {
+    let environment = b"MINE=1\0_HIDDEN=2\0PATH=/mine\0AWS_LAMBDA_EXEC_WRAPPER=/w\0";
+    let credentials = b"AWS_ACCESS_KEY_ID=k\0";
+    let configure = configure(environment, credentials);
+    let mut buffer = vec![0; 8192];
+    let len = write_for_extension(&configure, "127.0.0.1:9001", &mut buffer).unwrap();
+    let text = String::from_utf8(buffer[..len].to_vec()).unwrap();
+    let mut keys: Vec<&str> =
+        text.split_terminator('\0').map(|item| item.split('=').next().unwrap()).collect();
+    keys.sort_unstable();
+    assert_eq!(
+        keys,
+        [
+            "AWS_ACCESS_KEY_ID",
+            "AWS_DEFAULT_REGION",
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+            "AWS_LAMBDA_FUNCTION_NAME",
+            "AWS_LAMBDA_FUNCTION_VERSION",
+            "AWS_LAMBDA_INITIALIZATION_TYPE",
+            "AWS_LAMBDA_RUNTIME_API",
+            "AWS_REGION",
+            "LANG",
+            "LD_LIBRARY_PATH",
+            "MINE",
+            "PATH",
+            "TZ",
+        ]
+    );
+    assert_eq!(value_of(text.as_bytes(), "PATH"), Some(&b"/mine"[..]));
 }

@@ -22,8 +22,20 @@ pub(super) struct Cgroup {
     memory_peak: OwnedFd,
     memory_events: OwnedFd,
     kill: OwnedFd,
+    /// The groups of the runtime alone and of external extensions, once there are extensions. They divide no resource: they
+    /// only tell who is to be killed.
+    parts: Option<Parts>,
     /// `oom_kill` when this process began.
     kills_before: u64,
+}
+
+/// Two groups within the group.
+#[derive(Debug)]
+struct Parts {
+    function: OwnedFd,
+    function_kill: OwnedFd,
+    function_events: OwnedFd,
+    extensions: OwnedFd,
 }
 
 fn problem(errno: Errno, detail: &'static str) -> Problem {
@@ -61,12 +73,57 @@ impl Cgroup {
         let memory_peak = open(directory.as_fd(), "memory.peak", OFlags::RDONLY)?;
         let memory_events = open(directory.as_fd(), "memory.events", OFlags::RDONLY)?;
         let kill = open(directory.as_fd(), "cgroup.kill", OFlags::WRONLY)?;
-        Ok(Self { directory, memory_peak, memory_events, kill, kills_before: 0 })
+        Ok(Self { directory, memory_peak, memory_events, kill, parts: None, kills_before: 0 })
     }
 
-    /// A process that is started into this directory belongs to the group.
+    /// Makes groups for the runtime and for external extensions, if there are none yet.
+    pub(super) fn divide(&mut self) -> Result<(), Problem> {
+        if self.parts.is_none() {
+            let function = self.make_part("function")?;
+            let extensions = self.make_part("extensions")?;
+            self.parts = Some(Parts {
+                function_kill: open(function.as_fd(), "cgroup.kill", OFlags::WRONLY)?,
+                function_events: open(function.as_fd(), "cgroup.events", OFlags::RDONLY)?,
+                function,
+                extensions,
+            });
+        }
+        Ok(())
+    }
+
+    fn make_part(&self, name: &'static str) -> Result<OwnedFd, Problem> {
+        rustix::fs::mkdirat(&self.directory, name, Mode::from_raw_mode(0o755))
+            .map_err(|errno| problem(errno, name))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        open(self.directory.as_fd(), name, flags)
+    }
+
+    /// A runtime that is started into this directory belongs to the group.
     pub(super) fn directory(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
+        self.parts.as_ref().map_or(self.directory.as_fd(), |parts| parts.function.as_fd())
+    }
+
+    /// As [`Cgroup::directory`], for an external extension.
+    pub(super) fn extensions_directory(&self) -> BorrowedFd<'_> {
+        self.parts.as_ref().map_or(self.directory.as_fd(), |parts| parts.extensions.as_fd())
+    }
+
+    /// Kills the runtime and what it started.
+    pub(super) fn kill_runtime(&self) {
+        match &self.parts {
+            Some(parts) => {
+                let _ = rustix::io::write(&parts.function_kill, b"1");
+            }
+            None => self.kill(),
+        }
+    }
+
+    /// Whether nothing of the runtime is left.
+    pub(super) fn is_runtime_gone(&self) -> bool {
+        let Some(parts) = &self.parts else { return true };
+        let mut text = [0_u8; 128];
+        let events = read_at_start(parts.function_events.as_fd(), &mut text);
+        events.split(|byte| *byte == b'\n').any(|line| line == b"populated 0")
     }
 
     /// A new process is about to be started: what happened to earlier ones no longer counts.

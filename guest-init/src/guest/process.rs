@@ -1,14 +1,15 @@
-//! The runtime's process: what it is given, and how it becomes an unprivileged program.
+//! The processes of the runtime and of external extensions: what they are given, and how they become unprivileged programs.
 
 #[cfg(test)]
 mod tests;
 
 use core::ffi::CStr;
+use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Access, Gid, Mode, OFlags, Uid};
+use rustix::fs::{Access, FileType, Gid, Mode, OFlags, RawDir, Uid};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Resource, Rlimit, WaitOptions, WaitStatus};
@@ -16,7 +17,8 @@ use votive_protocol::{Configure, ExitStatus, FaultCode};
 
 use super::system::{self, Forked};
 use crate::environment::{self, BOOTSTRAPS, RUNTIME_API, TASK_ROOT};
-use crate::worker::{Output, Problem};
+use crate::limits::EXTENSIONS_MAX;
+use crate::worker::{Exit, ExtensionNames, Output, Problem, Who};
 
 /// Descriptors of a function (CONTRACT 4.5).
 const NOFILE: u64 = 1024;
@@ -26,12 +28,16 @@ const PROCESSES: u64 = 1024;
 const POINTERS_MAX: usize = 4096;
 /// Bytes of all variables: the function's own and its credentials (16 KiB each at most), and PID 1's.
 const VARIABLES_MAX: usize = 48 * 1024;
+/// Where external extensions are.
+const EXTENSIONS: &str = "/opt/extensions";
+/// Entries of that directory that are looked at; more than any layer has, and the end of a directory that has no end.
+const ENTRIES_MAX: usize = 4096;
 /// The longest path of a program.
 const PATH_MAX: usize = 1024;
 /// Children that one signal's worth of reaping takes; more are taken with the next.
 const REAP_MAX: usize = 4096;
 
-/// The runtime's process. `failure` is memory that parent and child share: what the child was doing when it failed, and the
+/// A process. `failure` is memory that parent and child share: what the child was doing when it failed, and the
 /// error number, as `stage << 16 | errno`.
 #[derive(Debug)]
 pub(super) struct Child {
@@ -42,6 +48,13 @@ pub(super) struct Child {
 impl Child {
     pub(super) fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// Why its program could not be executed, if it could not.
+    fn launch_error(&self) -> Option<Errno> {
+        let failure = self.failure.load(Ordering::Acquire);
+        let errno = i32::try_from(failure & 0xffff).unwrap_or(0);
+        (failure >> 16 != 0).then(|| Errno::from_raw_os_error(errno))
     }
 
     fn problem(&self) -> Option<Problem> {
@@ -86,12 +99,79 @@ pub(super) fn start(
         Forked::Parent(pid) => Ok((Child { pid, failure }, Output { stdout, stderr })),
         Forked::Child => {
             let standard = [null.as_fd(), child_stdout.as_fd(), child_stderr.as_fd()];
-            let (stage, errno) = become_runtime(configure, program, variables, standard);
-            let errno = u32::try_from(errno.raw_os_error()).unwrap_or(0);
-            failure.store(((stage as u32) << 16) | (errno & 0xffff), Ordering::Release);
-            system::exit(127)
+            let directory = match configure.working_directory {
+                "" => TASK_ROOT,
+                directory => directory,
+            };
+            let arguments = configure.arguments.as_bytes();
+            let image = Image { program, arguments, variables, directory };
+            fail(become_program(configure, &image, standard), failure)
         }
     }
+}
+
+/// Starts an external extension, its standard output and error in one pipe.
+pub(super) fn start_extension(
+    configure: &Configure<'_>,
+    name: &str,
+    cgroup: BorrowedFd<'_>,
+    failure: &'static AtomicU32,
+) -> Result<(Child, OwnedFd), Problem> {
+    let problem = |call| move |errno| Problem::new(FaultCode::System, errno, call);
+    failure.store(0, Ordering::Release);
+    let mut program = [0_u8; PATH_MAX];
+    let path = [EXTENSIONS.as_bytes(), b"/", name.as_bytes()];
+    let too_long = Problem::without_errno(FaultCode::System, "extension");
+    let program = put(&mut program, &path).ok_or(too_long)?;
+    let mut variables = [0_u8; VARIABLES_MAX];
+    let too_long = Problem::without_errno(FaultCode::System, "environment");
+    let len =
+        environment::write_for_extension(configure, RUNTIME_API, &mut variables).ok_or(too_long)?;
+    let variables = variables.get(..len).unwrap_or(&[]);
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(problem("/dev/null"))?;
+    let (output, child_output) = pipe(configure).map_err(problem("pipe2"))?;
+    match system::fork_into(cgroup).map_err(problem("clone3"))? {
+        Forked::Parent(pid) => Ok((Child { pid, failure }, output)),
+        Forked::Child => {
+            let standard = [null.as_fd(), child_output.as_fd(), child_output.as_fd()];
+            let image = Image { program, arguments: &[], variables, directory: TASK_ROOT };
+            fail(become_program(configure, &image, standard), failure)
+        }
+    }
+}
+
+/// Lists external extensions; gives how many there are.
+pub(super) fn list_extensions(names: &mut ExtensionNames) -> usize {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(directory) = rustix::fs::open(EXTENSIONS, flags, Mode::empty()) else { return 0 };
+    let mut buffer = [MaybeUninit::uninit(); 8192];
+    let mut entries = RawDir::new(directory, &mut buffer);
+    let mut count = 0;
+    for _ in 0..ENTRIES_MAX {
+        let Some(Ok(entry)) = entries.next() else { break };
+        if entry.file_type() != FileType::Directory {
+            names.insert(entry.file_name().to_bytes());
+            count += 1;
+        }
+    }
+    count
+}
+
+/// Says what a child failed at, and ends it.
+fn fail((stage, errno): (Stage, Errno), failure: &AtomicU32) -> ! {
+    let errno = u32::try_from(errno.raw_os_error()).unwrap_or(0);
+    failure.store(((stage as u32) << 16) | (errno & 0xffff), Ordering::Release);
+    system::exit(127)
+}
+
+/// What a child becomes.
+struct Image<'a> {
+    program: &'a CStr,
+    /// Each ended by a NUL; empty for the program's path alone.
+    arguments: &'a [u8],
+    variables: &'a [u8],
+    directory: &'a str,
 }
 
 /// A pipe whose reading end does not block, and whose writing end the runtime may open again by its name in `/proc`.
@@ -147,26 +227,21 @@ fn put<'a>(path: &'a mut [u8], parts: &[&[u8]]) -> Option<&'a CStr> {
     CStr::from_bytes_with_nul(path.get(..=len)?).ok()
 }
 
-/// Everything between `fork` and the runtime's first instruction. Only comes back if something failed.
-fn become_runtime(
+/// Everything between `fork` and the program's first instruction. Only comes back if something failed.
+fn become_program(
     configure: &Configure<'_>,
-    program: &CStr,
-    variables: &[u8],
+    image: &Image<'_>,
     standard: [BorrowedFd<'_>; 3],
 ) -> (Stage, Errno) {
+    let Image { program, arguments, variables, directory } = *image;
     if let Err(errno) = give_up_privileges(configure, standard) {
         return (Stage::Privileges, errno);
     }
-    let directory = match configure.working_directory {
-        "" => TASK_ROOT,
-        directory => directory,
-    };
     if let Err(errno) = rustix::process::chdir(directory) {
         return (Stage::Directory, errno);
     }
     let mut argv = [ptr::null(); POINTERS_MAX];
     let mut envp = [ptr::null(); POINTERS_MAX];
-    let arguments = configure.arguments.as_bytes();
     let fits = if arguments.is_empty() {
         argv[0] = program.as_ptr().cast();
         true
@@ -216,19 +291,28 @@ fn give_up_privileges(
     rustix::thread::set_no_new_privs(true)
 }
 
-/// Takes the status of every child that ended.
-pub(super) fn reap(child: &mut Option<Child>) -> Result<Option<ExitStatus>, Problem> {
-    let mut status = None;
+/// Takes the status of children that ended, up to the first that is the runtime or an extension.
+pub(super) fn reap(
+    runtime: &mut Option<Child>,
+    extensions: &mut [Option<Child>; EXTENSIONS_MAX],
+) -> Result<Option<Exit>, Problem> {
     for _ in 0..REAP_MAX {
         let Ok(Some((pid, ended))) = rustix::process::wait(WaitOptions::NOHANG) else { break };
-        if child.as_ref().is_some_and(|runtime| runtime.pid == pid) {
-            if let Some(problem) = child.take().and_then(|runtime| runtime.problem()) {
+        let status = exit_status(ended);
+        if runtime.as_ref().is_some_and(|child| child.pid == pid) {
+            if let Some(problem) = runtime.take().and_then(|child| child.problem()) {
                 return Err(problem);
             }
-            status = Some(exit_status(ended));
+            return Ok(Some(Exit { who: Who::Runtime, status, launch_error: None }));
+        }
+        for (slot, place) in extensions.iter_mut().enumerate() {
+            if let Some(child) = place.take_if(|child| child.pid == pid) {
+                let launch_error = child.launch_error();
+                return Ok(Some(Exit { who: Who::Extension(slot), status, launch_error }));
+            }
         }
     }
-    Ok(status)
+    Ok(None)
 }
 
 fn exit_status(ended: WaitStatus) -> ExitStatus {

@@ -149,6 +149,16 @@ pub(super) fn exit(code: u8) -> ! {
     }
 }
 
+/// Bytes that nobody can foresee; never waits.
+pub(super) fn random() -> [u8; 16] {
+    const GRND_INSECURE: usize = 4;
+    let mut bytes = [0; 16];
+    let pointer = (&raw mut bytes) as usize;
+    // SAFETY: `pointer` is valid for the sixteen bytes that the call may write.
+    let _ = unsafe { call(raw::__NR_getrandom, [pointer, bytes.len(), GRND_INSECURE, 0, 0]) };
+    bytes
+}
+
 /// Leaves no capability that a later program could ever have.
 pub(super) fn drop_bounding_set() -> Result<(), Errno> {
     const PR_CAPBSET_DROP: usize = 24;
@@ -183,15 +193,16 @@ pub(super) fn release(memory: &mut [u8]) {
     };
 }
 
-/// A word of memory that a fork shares.
-pub(super) fn shared_word() -> Result<&'static AtomicU32, Errno> {
+/// Words of memory that a fork shares.
+pub(super) fn shared_words<const N: usize>() -> Result<&'static [AtomicU32; N], Errno> {
+    const { assert!(N * size_of::<AtomicU32>() <= 4096) };
     let protection = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new mapping at an address of the kernel's choice touches no memory that Rust knows of.
     let page = unsafe {
         rustix::mm::mmap_anonymous(core::ptr::null_mut(), 4096, protection, MapFlags::SHARED)
     }?;
-    // SAFETY: the page is readable, writable, aligned and zero, never unmapped, and only used as this word.
-    Ok(unsafe { AtomicU32::from_ptr(page.cast()) })
+    // SAFETY: the page is readable, writable, aligned, zero and long enough, never unmapped, and only used as these words.
+    Ok(unsafe { &*page.cast() })
 }
 
 /// `struct ifreq` of linux/if.h, as SIOCSIFFLAGS reads it.

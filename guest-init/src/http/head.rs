@@ -79,6 +79,14 @@ pub struct Head {
     pub error_type: Span,
     /// `Lambda-Runtime-Function-XRay-Error-Cause`
     pub xray_cause: Span,
+    /// `Lambda-Extension-Name`
+    pub extension_name: Span,
+    /// `Lambda-Extension-Identifier`
+    pub extension_id: Span,
+    /// `Lambda-Extension-Accept-Feature`
+    pub accept_feature: Span,
+    /// `Lambda-Extension-Function-Error-Type`
+    pub extension_error: Span,
 }
 
 /// Why a head was refused; the connection ends with the answer.
@@ -147,6 +155,10 @@ impl Head {
             content_type: Span::default(),
             error_type: Span::default(),
             xray_cause: Span::default(),
+            extension_name: Span::default(),
+            extension_id: Span::default(),
+            accept_feature: Span::default(),
+            extension_error: Span::default(),
         };
         let mut length = None;
         let mut hosts = 0_usize;
@@ -202,6 +214,14 @@ impl Head {
             self.error_type = Span::of(value, bytes);
         } else if is("lambda-runtime-function-xray-error-cause") {
             self.xray_cause = Span::of(value, bytes);
+        } else if is("lambda-extension-name") {
+            first(&mut self.extension_name, value, bytes);
+        } else if is("lambda-extension-identifier") {
+            first(&mut self.extension_id, value, bytes);
+        } else if is("lambda-extension-accept-feature") {
+            first(&mut self.accept_feature, value, bytes);
+        } else if is("lambda-extension-function-error-type") {
+            first(&mut self.extension_error, value, bytes);
         }
         Ok(())
     }
@@ -217,6 +237,13 @@ impl Head {
                 self.keep_alive = true;
             }
         }
+    }
+}
+
+/// Of headers of the same name the first one counts, as with Go's `Header.Get`.
+fn first(span: &mut Span, value: &[u8], bytes: &[u8]) {
+    if span.is_empty() {
+        *span = Span::of(value, bytes);
     }
 }
 

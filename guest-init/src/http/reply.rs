@@ -1,5 +1,7 @@
-//! Answers of the Runtime API, word for word those of AWS's runtime interface emulator.
+//! Answers of the Runtime API, and of the APIs beside it, word for word those of AWS's runtime interface emulator.
 
+use crate::extensions::answer::{Answer, Context, id_text};
+use crate::limits::REPLY_MAX;
 use crate::runtime::State;
 
 /// An answer without a payload of the host's.
@@ -31,6 +33,8 @@ pub enum Reply {
     },
     /// 413: the answer is over its limit.
     TooLarge,
+    /// What extensions are answered.
+    Extension(Answer),
     /// 400 without JSON: no HTTP request.
     BadRequest,
     /// 400 without JSON: HTTP/1.1 asks for a host.
@@ -103,13 +107,23 @@ struct Shape {
     body: &'static str,
 }
 
+const INTERNAL: Reply = Reply::Extension(Answer::Internal);
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 impl Reply {
-    /// Writes the whole answer into `buffer` and gives its length. `close` says that the connection ends behind it.
-    pub fn write(self, close: bool, buffer: &mut [u8]) -> usize {
-        let mut body = [0_u8; 256];
+    /// Writes the whole answer into `buffer` and gives its length. `close` says that the connection ends behind it. One that
+    /// does not fit becomes a 500.
+    pub fn write(self, close: bool, context: Context<'_>, buffer: &mut [u8]) -> usize {
+        match self.try_write(close, context, buffer) {
+            Some(len) => len,
+            None if self == INTERNAL => 0,
+            None => INTERNAL.write(close, context, buffer),
+        }
+    }
+
+    fn try_write(self, close: bool, context: Context<'_>, buffer: &mut [u8]) -> Option<usize> {
+        let mut body = [0_u8; REPLY_MAX];
         let mut body_writer = Writer::new(&mut body);
         let shape = self.shape();
         match self {
@@ -125,9 +139,10 @@ impl Reply {
                     body_writer.push(part.as_bytes());
                 }
             }
+            Self::Extension(answer) => answer.write_body(context, &mut body_writer),
             _ => body_writer.push(shape.body.as_bytes()),
         }
-        let body_len = body_writer.finish().unwrap_or(0);
+        let body_len = body_writer.finish()?;
         let mut writer = Writer::new(buffer);
         writer.push(b"HTTP/1.1 ");
         writer.push(shape.status.as_bytes());
@@ -141,6 +156,12 @@ impl Reply {
                 writer.push(allow.as_bytes());
             }
             Self::NotFound => writer.push(b"\r\nX-Content-Type-Options: nosniff"),
+            Self::Extension(answer) => {
+                if let Some(id) = answer.identifier(context) {
+                    writer.push(b"\r\nLambda-Extension-Identifier: ");
+                    writer.push(&id_text(id));
+                }
+            }
             _ => {}
         }
         writer.push(b"\r\nContent-Length: ");
@@ -150,7 +171,7 @@ impl Reply {
         }
         writer.push(b"\r\n\r\n");
         writer.push(body.get(..body_len).unwrap_or(&[]));
-        writer.finish().unwrap_or(0)
+        writer.finish()
     }
 
     fn shape(self) -> Shape {
@@ -177,6 +198,7 @@ impl Reply {
                  \"errorType\":\"TruncatedHTTPRequest\"}\n",
             ),
             Self::Forbidden { .. } => ("403 Forbidden", JSON, ""),
+            Self::Extension(answer) => (answer.status(), JSON, ""),
             Self::TooLarge => (
                 "413 Request Entity Too Large",
                 JSON,

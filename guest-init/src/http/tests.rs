@@ -1,5 +1,7 @@
 //! Heads, bodies and answers, byte by byte.
 
+use crate::extensions::Extensions;
+use crate::extensions::answer::{Answer, Context};
 use proptest::prelude::*;
 
 use super::{
@@ -274,14 +276,21 @@ fn every_answer_fits_its_buffer_and_names_its_length() {
         Reply::HeadTooLarge,
         Reply::UnknownCoding,
         Reply::UnknownVersion,
+        Reply::Extension(Answer::Subscribed),
+        Reply::Extension(Answer::Internal),
+        Reply::Extension(Answer::Registered { slot: 0, account: true }),
+        Reply::Extension(Answer::InvalidSubscription("why")),
+        Reply::Extension(Answer::Unknown([7; 16])),
     ];
+    let extensions = Extensions::new();
+    let context = Context { extensions: &extensions, configure: None };
     for from in states {
         replies.extend(states.map(|to| Reply::Forbidden { from, to }));
     }
     for reply in replies {
         for close in [false, true] {
             let mut buffer = [0; crate::limits::REPLY_MAX];
-            let len = reply.write(close, &mut buffer);
+            let len = reply.write(close, context, &mut buffer);
             let text = std::str::from_utf8(&buffer[..len]).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{reply:?}"));
             assert!(head.contains(&format!("Content-Length: {}", body.len())), "{text}");
@@ -293,7 +302,9 @@ fn every_answer_fits_its_buffer_and_names_its_length() {
 #[test]
 fn the_limit_in_the_answer_is_the_limit() {
     let mut buffer = [0; crate::limits::REPLY_MAX];
-    let len = Reply::TooLarge.write(false, &mut buffer);
+    let extensions = Extensions::new();
+    let context = Context { extensions: &extensions, configure: None };
+    let len = Reply::TooLarge.write(false, context, &mut buffer);
     let limit = votive_protocol::limits::RESPONSE_PAYLOAD_MAX.to_string();
     assert!(std::str::from_utf8(&buffer[..len]).unwrap().contains(&format!("({limit} bytes)")));
 }

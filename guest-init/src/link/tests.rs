@@ -97,7 +97,10 @@ fn the_largest_frame_fits_and_a_broken_header_is_named() {
     let len = HostFrame::Payload(&largest).encode(&mut wire).unwrap();
     assert_eq!(len, INBOX_MAX);
     let mut behind = vec![0; 64];
-    let shutdown = HostFrame::Shutdown(Shutdown { grace_ms: 5 });
+    let shutdown = HostFrame::Shutdown(Shutdown {
+        reason: votive_protocol::ShutdownReason::Spindown,
+        grace_ms: 5,
+    });
     let short = shutdown.encode(&mut behind).unwrap();
     wire.extend(&behind[..short]);
     let frames = through_inbox(&wire, &[INBOX_MAX - 1, 5]);

@@ -2,6 +2,7 @@
 
 use crate::http::{Decoder, Reply, Span};
 use crate::limits::{INPUT_MAX, REPLY_MAX};
+use crate::telemetry::request::Api;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub(super) enum Phase {
     Body(Body),
     /// `next` waits for an invocation.
     Next,
+    /// The extension in this place waits for an event.
+    ExtensionNext(usize),
     /// The last answer is out: everything else is read and thrown away until the client hangs up.
     Linger,
     /// To be closed as soon as the output is written.
@@ -36,8 +39,19 @@ pub(super) enum Purpose {
     Response { sent: u64, max: u64 },
     /// Kept behind the head until it is whole.
     Error { init: bool, error_type: Span, xray_cause: Span, overflowed: bool },
+    /// Kept behind the head until it is whole, too.
+    Form { form: Form, overflowed: bool },
     /// Thrown away; `left` bytes may still be.
     Discard { left: u64 },
+}
+
+/// What an extension's body is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A registration under the name in the head; `account` says whether it asks for the account's id.
+    Register { name: Span, account: bool },
+    /// A subscription of the extension in this place.
+    Subscribe { slot: usize, api: Api },
 }
 
 /// What happens behind a body.
@@ -47,6 +61,8 @@ pub(super) enum Then {
     Reply(Reply),
     /// It asked for the next invocation.
     Next,
+    /// The extension in this place asked for its next event.
+    ExtensionNext(usize),
 }
 
 /// What has to go out.
@@ -61,6 +77,12 @@ pub(super) enum Output {
     /// The event: so many bytes of its head and payload are out.
     Event {
         sent: u64,
+    },
+    /// The `INVOKE` event: a head in `reply`, then a body that all extensions share, of which so many bytes are out.
+    Invoke {
+        at: usize,
+        len: usize,
+        sent: usize,
     },
 }
 
@@ -78,7 +100,7 @@ pub(super) struct Connection<'m> {
     pub(super) searched: usize,
     pub(super) phase: Phase,
     pub(super) output: Output,
-    pub(super) reply: [u8; REPLY_MAX],
+    pub(super) reply: &'m mut [u8],
     pub(super) keep_alive: bool,
     /// Orders connections by when they were last opened or asked something.
     pub(super) turn: u64,
@@ -87,8 +109,8 @@ pub(super) struct Connection<'m> {
 }
 
 impl<'m> Connection<'m> {
-    pub(super) fn new(input: &'m mut [u8]) -> Self {
-        debug_assert_eq!(input.len(), INPUT_MAX);
+    pub(super) fn new(input: &'m mut [u8], reply: &'m mut [u8]) -> Self {
+        debug_assert_eq!((input.len(), reply.len()), (INPUT_MAX, REPLY_MAX));
         Self {
             input,
             head_len: 0,
@@ -98,7 +120,7 @@ impl<'m> Connection<'m> {
             searched: 0,
             phase: Phase::Free,
             output: Output::Nothing,
-            reply: [0; REPLY_MAX],
+            reply,
             keep_alive: true,
             turn: 0,
             half_close: false,
@@ -115,6 +137,11 @@ impl<'m> Connection<'m> {
         self.output = Output::Nothing;
         self.keep_alive = true;
         self.half_close = false;
+    }
+
+    /// What was kept of a body.
+    pub(super) fn kept_body(&self) -> &[u8] {
+        self.input.get(self.head_len..self.kept).unwrap_or(&[])
     }
 
     /// The bytes that are still to be parsed.

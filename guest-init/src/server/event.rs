@@ -1,9 +1,11 @@
-//! The invocation under way: its head as an HTTP answer, its payload, and its times.
+//! The invocation under way: its head as an HTTP answer, its payload, its event for extensions, and its times.
 
-use votive_protocol::{InvocationId, Invoke};
+use votive_protocol::limits::STRING_MAX;
+use votive_protocol::{Done, InvocationId, Invoke};
 
 use crate::http::Writer;
 use crate::limits::REQUEST_KEEP;
+use crate::telemetry::events::{push_member, push_text};
 
 /// Why an invocation was refused. The agent would not send it, so that PID 1 cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,9 +26,26 @@ enum Stage {
     /// The runtime has not asked for it yet.
     Waiting,
     /// The runtime has it.
-    HandedOut { at_ns: u64 },
+    HandedOut,
     /// The runtime has answered.
-    Answered { duration_ns: u64 },
+    Answered,
+    /// The runtime has asked for the next one.
+    RuntimeDone,
+}
+
+/// When things happened to an invocation, in `CLOCK_MONOTONIC` nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Course {
+    /// It was handed out.
+    pub(super) handed_out_ns: u64,
+    /// The runtime began to send an answer, and was over with it; an error is none.
+    pub(super) response_ns: Option<(u64, u64)>,
+    /// The answer or the error was over.
+    pub(super) answered_ns: u64,
+    /// The runtime asked for the next invocation.
+    pub(super) runtime_done_ns: u64,
+    /// Bytes of the answer.
+    pub(super) produced: u64,
 }
 
 /// The invocation under way, if one is.
@@ -35,6 +54,9 @@ pub(super) struct Event<'m> {
     head: &'m mut [u8],
     payload: &'m mut [u8],
     head_len: usize,
+    /// What extensions are told, in JSON.
+    invoke: &'m mut [u8],
+    invoke_len: usize,
     /// Bytes of the payload that are there and that there will be.
     payload_len: usize,
     payload_total: usize,
@@ -43,20 +65,27 @@ pub(super) struct Event<'m> {
     /// How far payloads have touched their memory since it was last given back.
     touched: usize,
     current: Option<(InvocationId, Stage)>,
+    course: Course,
+    trace: [u8; STRING_MAX],
+    trace_len: usize,
 }
 
 impl<'m> Event<'m> {
-    pub(super) fn new(head: &'m mut [u8], payload: &'m mut [u8]) -> Self {
-        let current = None;
+    pub(super) fn new(head: &'m mut [u8], payload: &'m mut [u8], invoke: &'m mut [u8]) -> Self {
         Self {
             head,
             payload,
             head_len: 0,
+            invoke,
+            invoke_len: 0,
             payload_len: 0,
             payload_total: 0,
             due: 0,
             touched: 0,
-            current,
+            current: None,
+            course: Course::default(),
+            trace: [0; STRING_MAX],
+            trace_len: 0,
         }
     }
 
@@ -64,13 +93,33 @@ impl<'m> Event<'m> {
         self.current.map(|(id, _)| id)
     }
 
-    /// The invocation, if the runtime has it.
+    /// The invocation, if the runtime has it and has not asked for the next one.
     pub(super) fn handed_out(&self) -> Option<InvocationId> {
-        self.current.and_then(|(id, stage)| (stage != Stage::Waiting).then_some(id))
+        let with_runtime = |stage| matches!(stage, Stage::HandedOut | Stage::Answered);
+        self.current.and_then(|(id, stage)| with_runtime(stage).then_some(id))
     }
 
     pub(super) fn is_waiting(&self) -> bool {
         matches!(self.current, Some((_, Stage::Waiting)))
+    }
+
+    /// Whether only extensions are still at work.
+    pub(super) fn is_runtime_done(&self) -> bool {
+        matches!(self.current, Some((_, Stage::RuntimeDone)))
+    }
+
+    pub(super) fn course(&self) -> Course {
+        self.course
+    }
+
+    /// `Lambda-Runtime-Trace-Id`
+    pub(super) fn trace(&self) -> &str {
+        core::str::from_utf8(self.trace.get(..self.trace_len).unwrap_or(&[])).unwrap_or("")
+    }
+
+    /// The JSON that extensions are told.
+    pub(super) fn invoke_event(&self) -> &[u8] {
+        self.invoke.get(..self.invoke_len).unwrap_or(&[])
     }
 
     pub(super) fn begin(&mut self, invoke: &Invoke<'_>) -> Result<(), EventError> {
@@ -82,6 +131,7 @@ impl<'m> Event<'m> {
             invoke.trace_id,
             invoke.client_context,
             invoke.cognito_identity,
+            invoke.tenant_id,
             invoke.content_type,
         ];
         if texts.iter().any(|text| text.bytes().any(|byte| byte < b' ' || byte == 0x7f)) {
@@ -92,9 +142,16 @@ impl<'m> Event<'m> {
             return Err(EventError::PayloadTooLong);
         }
         self.head_len = write_head(invoke, self.head).ok_or(EventError::PayloadTooLong)?;
+        self.invoke_len = write_event(invoke, self.invoke).ok_or(EventError::PayloadTooLong)?;
+        let trace = invoke.trace_id.as_bytes();
+        if let Some(place) = self.trace.get_mut(..trace.len()) {
+            place.copy_from_slice(trace);
+            self.trace_len = trace.len();
+        }
         self.payload_len = 0;
         self.payload_total = total;
         self.due = total;
+        self.course = Course::default();
         self.current = Some((invoke.id, Stage::Waiting));
         Ok(())
     }
@@ -113,24 +170,54 @@ impl<'m> Event<'m> {
     }
 
     pub(super) fn hand_out(&mut self, now_ns: u64) {
-        if let Some((_, stage)) = &mut self.current {
-            *stage = Stage::HandedOut { at_ns: now_ns };
-        }
+        self.step(Stage::HandedOut);
+        self.course.handed_out_ns = now_ns;
     }
 
+    /// The runtime begins to answer.
+    pub(super) fn begin_response(&mut self, now_ns: u64) {
+        self.course.response_ns = Some((now_ns, now_ns));
+    }
+
+    /// A piece of the answer.
+    pub(super) fn produce(&mut self, len: usize) {
+        self.course.produced = self.course.produced.saturating_add(len as u64);
+    }
+
+    /// The answer or the error is over.
     pub(super) fn answered(&mut self, now_ns: u64) {
-        if let Some((_, stage)) = &mut self.current
-            && let Stage::HandedOut { at_ns } = *stage
-        {
-            *stage = Stage::Answered { duration_ns: now_ns.saturating_sub(at_ns) };
+        if matches!(self.current, Some((_, Stage::HandedOut))) {
+            self.step(Stage::Answered);
+            self.course.answered_ns = now_ns;
+            if let Some((_, over_ns)) = &mut self.course.response_ns {
+                *over_ns = now_ns;
+            }
         }
     }
 
-    /// Ends the invocation if it was answered; gives how long that took.
-    pub(super) fn done(&mut self) -> Option<(InvocationId, u64)> {
-        let (id, Stage::Answered { duration_ns }) = self.current? else { return None };
-        self.current = None;
-        Some((id, duration_ns))
+    /// The runtime asks for the next invocation.
+    pub(super) fn runtime_done(&mut self, now_ns: u64) {
+        self.step(Stage::RuntimeDone);
+        self.course.runtime_done_ns = now_ns;
+    }
+
+    fn step(&mut self, to: Stage) {
+        if let Some((_, stage)) = &mut self.current {
+            *stage = to;
+        }
+    }
+
+    /// Ends the invocation; gives what the agent is told of it.
+    pub(super) fn done(&mut self, now_ns: u64, memory_peak_bytes: u64) -> Option<Done> {
+        let id = self.end()?;
+        let Course { handed_out_ns, answered_ns, runtime_done_ns, .. } = self.course;
+        Some(Done {
+            id,
+            duration_ns: answered_ns.saturating_sub(handed_out_ns),
+            runtime_ns: runtime_done_ns.saturating_sub(handed_out_ns),
+            extensions_ns: now_ns.saturating_sub(runtime_done_ns),
+            memory_peak_bytes,
+        })
     }
 
     /// Ends the invocation whatever became of it.
@@ -181,6 +268,7 @@ fn write_head(invoke: &Invoke<'_>, buffer: &mut [u8]) -> Option<usize> {
         ("\r\nLambda-Runtime-Trace-Id: ", invoke.trace_id),
         ("\r\nLambda-Runtime-Client-Context: ", invoke.client_context),
         ("\r\nLambda-Runtime-Cognito-Identity: ", invoke.cognito_identity),
+        ("\r\nLambda-Runtime-Aws-Tenant-Id: ", invoke.tenant_id),
     ] {
         if !value.is_empty() {
             writer.push(name.as_bytes());
@@ -190,5 +278,22 @@ fn write_head(invoke: &Invoke<'_>, buffer: &mut [u8]) -> Option<usize> {
     writer.push(b"\r\nContent-Length: ");
     writer.push_decimal(invoke.payload_len);
     writer.push(b"\r\n\r\n");
+    writer.finish()
+}
+
+/// The `INVOKE` event.
+fn write_event(invoke: &Invoke<'_>, buffer: &mut [u8]) -> Option<usize> {
+    let mut writer = Writer::new(buffer);
+    writer.push(b"{\"eventType\":\"INVOKE\",\"deadlineMs\":");
+    writer.push_decimal(invoke.deadline_ms);
+    writer.push(b",\"requestId\":");
+    push_text(&mut writer, &invoke.id.to_text());
+    push_member(&mut writer, ",\"invokedFunctionArn\":", invoke.function_arn);
+    if !invoke.trace_id.is_empty() {
+        writer.push(b",\"tracing\":{\"type\":\"X-Amzn-Trace-Id\"");
+        push_member(&mut writer, ",\"value\":", invoke.trace_id);
+        writer.push(b"}");
+    }
+    writer.push(b"}");
     writer.finish()
 }

@@ -4,7 +4,7 @@ use votive_protocol::limits::{
     ERROR_BODY_MAX, RESPONSE_PAYLOAD_MAX, STREAMED_RESPONSE_MAX, STRING_MAX, XRAY_CAUSE_MAX,
 };
 use votive_protocol::{
-    Done, GuestFrame, InvocationId, Phase as StartPhase, PhaseName, ResponseEnd, ResponseMode,
+    GuestFrame, InvocationId, Phase as StartPhase, PhaseName, ResponseEnd, ResponseMode,
     ResponseOutcome, ResponseStart, RuntimeError, RuntimeErrorScope,
 };
 
@@ -50,6 +50,7 @@ impl Server<'_> {
     ) -> Result<u64, Reply> {
         let id = self.check_id(index, id)?;
         self.state.response().map_err(forbidden)?;
+        self.event.begin_response(facts.now_ns());
         let input = self.connections.get(index).map_or(&[][..], |one| &*one.input);
         let (mode, max) = match head.mode {
             ModeHeader::Absent => (ResponseMode::Buffered, RESPONSE_PAYLOAD_MAX),
@@ -136,6 +137,9 @@ impl Server<'_> {
                     then = Then::Reply(reply);
                 }
             }
+            Purpose::Form { form, overflowed } => {
+                then = Then::Reply(self.finish_form(index, form, overflowed, facts));
+            }
             Purpose::Discard { .. } => {}
         }
         let Some(connection) = self.connections.get_mut(index) else { return };
@@ -145,6 +149,7 @@ impl Server<'_> {
         match then {
             Then::Reply(reply) => self.reply(index, reply),
             Then::Next => self.next(index, facts),
+            Then::ExtensionNext(slot) => self.extension_next(index, slot, facts),
         }
     }
 
@@ -199,10 +204,10 @@ impl Server<'_> {
                 self.answered(facts);
                 Reply::Truncated
             }
-            Purpose::Error { init: true, .. } => Reply::Truncated,
+            Purpose::Error { init: true, .. } | Purpose::Form { .. } => Reply::Truncated,
             Purpose::Discard { .. } => match body.then {
                 Then::Reply(reply) => reply,
-                Then::Next => Reply::BadRequest,
+                Then::Next | Then::ExtensionNext(_) => Reply::BadRequest,
             },
         };
         self.refuse(index, reply);
@@ -219,22 +224,18 @@ impl Server<'_> {
         };
         match next {
             Next::InitDone => {
-                let at_ns = facts.now_ns();
-                let name = PhaseName::InitOver;
-                self.outbox.push(&GuestFrame::Ready(StartPhase { name, at_ns }));
+                self.extensions.close();
+                if !self.extensions.is_empty() {
+                    let at_ns = facts.now_ns();
+                    let name = PhaseName::RuntimeReady;
+                    self.outbox.push(&GuestFrame::Phase(StartPhase { name, at_ns }));
+                }
+                self.advance_init(facts);
             }
             Next::InvocationDone => {
-                if let Some((id, duration_ns)) = self.event.done() {
-                    let memory_peak_bytes = facts.memory_peak_bytes();
-                    self.outbox.push(&GuestFrame::Done(Done {
-                        id,
-                        duration_ns,
-                        runtime_ns: duration_ns,
-                        extensions_ns: 0,
-                        memory_peak_bytes,
-                    }));
-                }
-                self.drop_event_readers();
+                self.event.runtime_done(facts.now_ns());
+                self.record_runtime_done("success", "", facts);
+                self.check_done(facts);
             }
             Next::Again => {}
             Next::SameEvent => {
@@ -252,7 +253,7 @@ impl Server<'_> {
 
     /// Gives the invocation that waits, if one does, to the connection that has waited longest.
     pub(super) fn hand_out(&mut self, facts: &dyn Facts) {
-        if !self.event.is_waiting() {
+        if !self.event.is_waiting() || !self.init_over {
             return;
         }
         let waiting = self.connections.iter().enumerate();
@@ -268,12 +269,14 @@ impl Server<'_> {
         connection.phase = Phase::Head;
         connection.output = Output::Event { sent: 0 };
         self.stirred |= 1 << index;
+        self.record_start(facts);
+        self.give_invokes(facts);
     }
 
     /// Closes connections that still read an event which is gone: they cannot be given the rest of it.
     pub(super) fn drop_event_readers(&mut self) {
         for (index, connection) in self.connections.iter_mut().enumerate() {
-            if matches!(connection.output, Output::Event { .. }) {
+            if matches!(connection.output, Output::Event { .. } | Output::Invoke { .. }) {
                 connection.output = Output::Nothing;
                 connection.phase = Phase::Close;
                 self.stirred |= 1 << index;
@@ -282,9 +285,11 @@ impl Server<'_> {
     }
 
     /// Answers a request that was read whole.
-    fn reply(&mut self, index: usize, reply: Reply) {
-        let Some(connection) = self.connections.get_mut(index) else { return };
-        let len = reply.write(!connection.keep_alive, &mut connection.reply);
+    pub(super) fn reply(&mut self, index: usize, reply: Reply) {
+        let Self { connections, extensions, configure, configure_len, .. } = self;
+        let context = Self::context(extensions, configure, *configure_len);
+        let Some(connection) = connections.get_mut(index) else { return };
+        let len = reply.write(!connection.keep_alive, context, connection.reply);
         connection.output = Output::Reply { at: 0, len };
     }
 

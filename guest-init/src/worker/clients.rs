@@ -1,12 +1,16 @@
 //! The Runtime API's sockets.
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
 use rustix::io::{Errno, IoSlice};
 use rustix::net::{Shutdown, SocketFlags};
 
 use super::{CLIENTS, CONNECTIONS_MAX, Client, Ending, LISTENER, Platform, Worker, system};
 use crate::server::Place;
+
+/// Reads of one connection after the runtime's end: what a socket can hold, and then some.
+const DRAIN_READS: usize = 256;
 
 impl<P: Platform> Worker<'_, P> {
     /// Takes every client that is waiting, as far as there are places.
@@ -55,6 +59,23 @@ impl<P: Platform> Worker<'_, P> {
             let _ = epoll::delete(&self.epoll, &client.socket);
         }
         self.server.closed(index);
+    }
+
+    /// Reads all that a client has sent by now, as far as that is bounded; says whether that was possible.
+    pub(super) fn drain_client(&mut self, index: usize) -> Result<bool, Ending> {
+        for _ in 0..DRAIN_READS {
+            let Some(client) = self.clients.get(index).and_then(Option::as_ref) else { break };
+            let mut wanted = [PollFd::new(&client.socket, PollFlags::IN)];
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            if !matches!(poll(&mut wanted, Some(&now)), Ok(1..)) {
+                break;
+            }
+            if !self.has_room()? {
+                return Ok(false);
+            }
+            self.read_client(index)?;
+        }
+        Ok(true)
     }
 
     /// Reads what a client sent.

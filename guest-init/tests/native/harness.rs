@@ -7,13 +7,14 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use votive_init::arena::{ARENA_LEN, Arena};
 use votive_init::server::Facts;
-use votive_init::worker::{Descriptors, Ending, Output, Platform, Problem, Worker};
+use votive_init::worker::{
+    Descriptors, Ending, Exit, ExtensionNames, Output, Platform, Problem, Who, Worker,
+};
 use votive_protocol::limits::MOUNTS_MAX;
 use votive_protocol::{
     ByteList, Configure, ExitStatus, GuestFrame, HEADER_LEN, Header, HostFrame, InitializationType,
@@ -31,8 +32,9 @@ struct Native {
     api: SocketAddr,
     /// How the runtime is started; nothing is without one.
     command: Option<RuntimeCommand>,
-    child: Arc<Mutex<Option<Child>>>,
-    group: Option<rustix::process::Pid>,
+    children: Vec<(Who, Child)>,
+    /// The external extensions that there are.
+    extensions: Vec<(String, Option<RuntimeCommand>)>,
     /// Written to when a child has ended, in place of SIGCHLD.
     ended: UnixStream,
 }
@@ -53,11 +55,92 @@ impl Facts for Native {
     fn memory_peak_bytes(&self) -> u64 {
         MEMORY_PEAK
     }
+
+    fn realtime_ns(&self) -> u64 {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        u64::try_from(now.as_nanos()).unwrap()
+    }
+
+    fn random(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
+        bytes
+    }
+}
+
+impl Native {
+    /// Starts a program in a process group of its own, and says when it has ended.
+    fn spawn(&mut self, who: Who, command: &mut Command) {
+        let child = command.process_group(0).spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        let mut ended = self.ended.try_clone().unwrap();
+        std::thread::spawn(move || {
+            // Waits without reaping: the loop does that, as it does for PID 1.
+            let options =
+                rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+            let _ = rustix::process::waitid(rustix::process::WaitId::Pid(pid), options);
+            let _ = ended.write_all(b"x");
+        });
+        self.children.push((who, child));
+    }
+
+    fn signal(&self, who: impl Fn(Who) -> bool, signal: rustix::process::Signal, group: bool) {
+        for (_, child) in self.children.iter().filter(|(one, _)| who(*one)) {
+            let pid = rustix::process::Pid::from_child(child);
+            let _ = if group {
+                // What it started ends with it, as it does with a control group.
+                rustix::process::kill_process_group(pid, signal)
+            } else {
+                rustix::process::kill_process(pid, signal)
+            };
+        }
+    }
+
+    fn command(&self, program: &RuntimeCommand, variables: &[u8]) -> Command {
+        let mut command = Command::new(&program.program);
+        command.args(&program.arguments).stdin(Stdio::null()).env_clear();
+        for item in String::from_utf8(variables.to_vec()).unwrap().split_terminator('\0') {
+            let (key, value) = item.split_once('=').unwrap();
+            // The host's own loader finds the host's libraries.
+            if key != "LD_LIBRARY_PATH" {
+                command.env(key, value);
+            }
+        }
+        command.envs(program.environment.iter().cloned());
+        command
+    }
 }
 
 impl Platform for Native {
     fn prepare(&mut self, _: &Configure<'_>) -> Result<(), Problem> {
         Ok(())
+    }
+
+    fn list_extensions(&mut self, names: &mut ExtensionNames) -> usize {
+        for (name, _) in &self.extensions {
+            names.insert(name.as_bytes());
+        }
+        self.extensions.len()
+    }
+
+    fn start_extension(
+        &mut self,
+        configure: &Configure<'_>,
+        slot: usize,
+        name: &str,
+    ) -> Result<Option<OwnedFd>, Problem> {
+        let (_, command) = self.extensions.iter().find(|(one, _)| one == name).unwrap();
+        let Some(program) = command else { return Ok(None) };
+        let mut variables = vec![0; 64 * 1024];
+        let api = self.api.to_string();
+        let len = votive_init::environment::write_for_extension(configure, &api, &mut variables);
+        let mut command = self.command(program, &variables[..len.unwrap()]);
+        let (output, child_output) = std::io::pipe().unwrap();
+        command.stdout(child_output.try_clone().unwrap()).stderr(child_output);
+        self.spawn(Who::Extension(slot), &mut command);
+        let output = OwnedFd::from(output);
+        rustix::io::ioctl_fionbio(&output, true).unwrap();
+        Ok(Some(output))
     }
 
     fn start(&mut self, configure: &Configure<'_>) -> Result<Option<Output>, Problem> {
@@ -67,31 +150,9 @@ impl Platform for Native {
         let len = votive_init::environment::write(configure, &api, &mut variables).unwrap();
         let (stdout, child_stdout) = std::io::pipe().unwrap();
         let (stderr, child_stderr) = std::io::pipe().unwrap();
-        let mut command = Command::new(&runtime.program);
-        command.args(&runtime.arguments).stdin(Stdio::null()).env_clear();
-        for item in String::from_utf8(variables[..len].to_vec()).unwrap().split_terminator('\0') {
-            let (key, value) = item.split_once('=').unwrap();
-            // The host's own loader finds the host's libraries.
-            if key != "LD_LIBRARY_PATH" {
-                command.env(key, value);
-            }
-        }
-        command.envs(runtime.environment.iter().cloned());
-        command.process_group(0);
-        let child = command.stdout(child_stdout).stderr(child_stderr).spawn().unwrap();
-        drop(command);
-        self.group = Some(rustix::process::Pid::from_child(&child));
-        *self.child.lock().unwrap() = Some(child);
-        let (child, mut ended) = (Arc::clone(&self.child), self.ended.try_clone().unwrap());
-        let pid = child.lock().unwrap().as_ref().unwrap().id();
-        std::thread::spawn(move || {
-            // Waits without reaping: the loop does that, as it does for PID 1.
-            let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-            let options =
-                rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
-            let _ = rustix::process::waitid(rustix::process::WaitId::Pid(pid), options);
-            let _ = ended.write_all(b"x");
-        });
+        let mut command = self.command(runtime, &variables[..len]);
+        command.stdout(child_stdout).stderr(child_stderr);
+        self.spawn(Who::Runtime, &mut command);
         let (stdout, stderr) = (OwnedFd::from(stdout), OwnedFd::from(stderr));
         for pipe in [&stdout, &stderr] {
             rustix::io::ioctl_fionbio(pipe, true).unwrap();
@@ -100,30 +161,44 @@ impl Platform for Native {
     }
 
     fn terminate(&mut self) {
-        if let Some(child) = self.child.lock().unwrap().as_ref() {
-            let pid = rustix::process::Pid::from_child(child);
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
+        self.signal(|who| who == Who::Runtime, rustix::process::Signal::TERM, false);
+    }
+
+    fn kill_runtime(&mut self) {
+        self.signal(|who| who == Who::Runtime, rustix::process::Signal::KILL, true);
+    }
+
+    fn is_runtime_gone(&mut self) -> bool {
+        true
+    }
+
+    fn kill_extension(&mut self, slot: usize) {
+        self.signal(|who| who == Who::Extension(slot), rustix::process::Signal::KILL, true);
     }
 
     fn kill(&mut self) {
-        // What it started ends with it, as it does with a control group.
-        if let Some(group) = self.group {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
+        self.signal(|_| true, rustix::process::Signal::KILL, true);
     }
 
-    fn reap(&mut self) -> Result<Option<ExitStatus>, Problem> {
-        let mut slot = self.child.lock().unwrap();
-        let Some(status) = slot.as_mut().and_then(|child| child.try_wait().unwrap()) else {
-            return Ok(None);
-        };
-        *slot = None;
-        Ok(Some(match status.signal() {
+    fn reap(&mut self) -> Result<Option<Exit>, Problem> {
+        let ended = |(_, child): &mut (Who, Child)| child.try_wait().unwrap();
+        let found = self.children.iter_mut().enumerate();
+        let found = found.filter_map(|(at, child)| Some((at, ended(child)?))).next();
+        let Some((at, status)) = found else { return Ok(None) };
+        let (who, child) = self.children.swap_remove(at);
+        // What is left of its group ends with it.
+        let group = rustix::process::Pid::from_child(&child);
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        let status = match status.signal() {
             Some(signal) => ExitStatus::Signal(u8::try_from(signal).unwrap()),
             None => ExitStatus::Code(u8::try_from(status.code().unwrap()).unwrap()),
-        }))
+        };
+        let launch_error = (status == ExitStatus::Code(126)).then_some(rustix::io::Errno::ACCESS);
+        let launch_error = launch_error.filter(|_| who != Who::Runtime);
+        Ok(Some(Exit { who, status, launch_error }))
     }
+
+    fn set_realtime(&mut self, _: u64) {}
 
     fn release(&mut self, memory: &mut [u8]) {
         memory.fill(0);
@@ -138,7 +213,9 @@ impl Drop for Native {
     fn drop(&mut self) {
         // In a guest the machine would end here.
         self.kill();
-        let _ = self.reap();
+        for (_, child) in &mut self.children {
+            let _ = child.wait();
+        }
     }
 }
 
@@ -168,17 +245,31 @@ pub(crate) struct Harness {
 impl Harness {
     /// A loop whose runtime is the test itself.
     pub(crate) fn new() -> Self {
-        Self::build(None, "", true)
+        Self::build(None, "", true, Vec::new())
+    }
+
+    /// A loop whose runtime is the test itself, with these external extensions.
+    pub(crate) fn with_extensions(extensions: Vec<(String, Option<RuntimeCommand>)>) -> Self {
+        Self::build(None, "app.handler", true, extensions)
+    }
+
+    /// A loop that starts both.
+    pub(crate) fn with_both(
+        command: RuntimeCommand,
+        handler: &str,
+        extensions: Vec<(String, Option<RuntimeCommand>)>,
+    ) -> Self {
+        Self::build(Some(command), handler, true, extensions)
     }
 
     /// A loop that starts `command` as its runtime.
     pub(crate) fn with_runtime(command: RuntimeCommand, handler: &str) -> Self {
-        Self::build(Some(command), handler, true)
+        Self::build(Some(command), handler, true, Vec::new())
     }
 
     /// A loop whose agent reads nothing until [`Harness::read_on`].
     pub(crate) fn stalled(command: RuntimeCommand) -> Self {
-        Self::build(Some(command), "", false)
+        Self::build(Some(command), "", false, Vec::new())
     }
 
     /// Waits until the link holds all that it can: PID 1 can write no more.
@@ -213,7 +304,12 @@ impl Harness {
         self.link.shutdown(std::net::Shutdown::Both).unwrap();
     }
 
-    fn build(command: Option<RuntimeCommand>, handler: &str, reads: bool) -> Self {
+    fn build(
+        command: Option<RuntimeCommand>,
+        handler: &str,
+        reads: bool,
+        extensions: Vec<(String, Option<RuntimeCommand>)>,
+    ) -> Self {
         let (link, guest_link) = UnixStream::pair().unwrap();
         guest_link.set_nonblocking(true).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -227,8 +323,8 @@ impl Harness {
             listener: listener.into(),
             signals: Some(signals.into()),
         };
-        let child = Arc::default();
-        let platform = Native { start: Instant::now(), api, command, child, group: None, ended };
+        let children = Vec::new();
+        let platform = Native { start: Instant::now(), api, command, children, extensions, ended };
         let thread = std::thread::spawn(move || {
             let mut memory = vec![0; ARENA_LEN];
             let arena = Arena::cut(&mut memory).unwrap();
@@ -298,6 +394,11 @@ impl Harness {
 
     pub(crate) fn reset(&mut self) {
         self.send(&HostFrame::Reset(ResetReason::Timeout));
+    }
+
+    /// A frame that has come by now.
+    pub(crate) fn frame_now(&mut self) -> Option<Frame> {
+        self.frames.try_recv().ok()
     }
 
     pub(crate) fn frame(&mut self) -> Frame {

@@ -48,7 +48,7 @@ fn an_invocation_goes_from_next_to_done() {
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(names, [PhaseName::Configured, PhaseName::RuntimeStarted, PhaseName::RuntimeReady]);
+    assert_eq!(names, [PhaseName::Configured, PhaseName::RuntimeStarted, PhaseName::InitOver]);
     let id = harness.invoke(b"{\"a\":1}");
     let event = client.answer().unwrap();
     assert_eq!(event.code(), 200);
