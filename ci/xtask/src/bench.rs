@@ -14,6 +14,7 @@ use votive_lab::{Job, Stream};
 use crate::binaries;
 use crate::cache::Cache;
 use crate::image;
+use crate::kernel;
 use crate::labimage;
 use crate::place;
 use crate::progress::Progress;
@@ -36,6 +37,9 @@ pub(crate) struct BenchArguments {
     /// Leave QEMU's `microvm` out, whose boots take the longest.
     #[arg(long)]
     without_qemu: bool,
+    /// Instead, print what each fragment of `kernel-config/` adds to a boot; builds a kernel for each (minutes, once).
+    #[arg(long)]
+    kernel_fragments: bool,
 }
 
 /// One line of `ci/budgets.toml`.
@@ -60,6 +64,10 @@ pub(crate) fn run(arguments: &BenchArguments, progress: &Progress) -> Result<Exi
     image(None, progress)?;
     let cache = Cache::open()?;
     let program = binaries::compile(progress, binaries::BENCH)?;
+    if arguments.kernel_fragments {
+        fragments(arguments, &cache, &program, progress)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut figures = native(arguments, &cache, &program, progress);
     figures.extend(in_lab(arguments, &cache, &program, progress)?);
     print_table(&figures);
@@ -161,6 +169,59 @@ fn in_lab(
     ensure!(outcome.exit == 0, "the benchmark ended with {}", outcome.exit);
     step.done(&format!("{:.0} s", outcome.wall.as_secs_f64()));
     parse(&String::from_utf8_lossy(&outcome.stdout))
+}
+
+/// Boots, as `own` does, a kernel of the first fragments, then one with the next as well, and so on; prints the table of
+/// `docs/kernel.md`.
+fn fragments(
+    arguments: &BenchArguments,
+    cache: &Cache,
+    program: &Path,
+    progress: &Progress,
+) -> Result<()> {
+    let lab = place::open_lab(cache, progress)?;
+    let current = cache.current();
+    println!("| with | boot, M instructions | more than without |");
+    println!("| --- | ---: | ---: |");
+    let mut before: Option<f64> = None;
+    for (name, entry) in kernel::build_steps(cache, progress)? {
+        let mut job = Job::new([
+            "/votive-bench",
+            "--subject=votive",
+            "--program=/votive-vmm",
+            &format!("--count={}", arguments.count),
+            "cold-boot",
+            "--variant=own",
+            "--kernel=/vmlinux",
+            "--initrd=/init.cpio",
+        ]);
+        let vmlinux = entry.join("vmlinux");
+        for (host, inside) in [
+            (program.to_owned(), "/votive-bench"),
+            (current.join("bin/votive-vmm"), "/votive-vmm"),
+            (vmlinux, "/vmlinux"),
+            (current.join("init.cpio"), "/init.cpio"),
+        ] {
+            job = job.file(host, inside);
+        }
+        job.exact = true;
+        job.timeout = LIMIT;
+        let step = progress.step(format!("cold boots up to {name}"));
+        let outcome = lab.run(&job, &mut |stream, bytes| {
+            if stream == Stream::Stderr {
+                place::pass_on(stream, bytes);
+            }
+        })?;
+        ensure!(outcome.exit == 0, "the benchmark ended with {}", outcome.exit);
+        let figures = parse(&String::from_utf8_lossy(&outcome.stdout))?;
+        let pid1 = figures.iter().find(|figure| figure.bench == "cold_boot.own.pid1");
+        let boot = pid1.context("the boots were not measured")?.median / 1e6;
+        step.done(&format!("{boot:.2} M instructions"));
+        let more = before.map_or(String::from("-"), |before| format!("{:.2}", boot - before));
+        println!("| `{name}` | {boot:.2} | {more} |");
+        before = Some(boot);
+    }
+    Ok(())
 }
 
 fn parse(text: &str) -> Result<Vec<Figure>> {

@@ -37,6 +37,21 @@ pub(crate) fn build(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     Ok(entry)
 }
 
+/// The fragments that a kernel needs to boot at all.
+const LEAST_FRAGMENTS: usize = 2;
+
+/// Builds one kernel of the fragments that every kernel needs, one with the next fragment as well, and so on to the last: the
+/// name of the last fragment in it, and its entry.
+pub(crate) fn build_steps(cache: &Cache, progress: &Progress) -> Result<Vec<(String, PathBuf)>> {
+    let fragments = fragments::read_folder(&workspace::root()?.join("kernel-config"))?;
+    let mut steps = Vec::new();
+    for count in LEAST_FRAGMENTS..=fragments.len() {
+        let Some((last, _)) = fragments[..count].split_last() else { continue };
+        steps.push((last.name.clone(), build_from(cache, progress, &fragments[..count])?));
+    }
+    Ok(steps)
+}
+
 /// Builds a kernel from these fragments. The entry holds `vmlinux` (stripped, for the VMM), `vmlinux.symbols`
 /// (the same with symbols, to read a panic's addresses) and `config`.
 fn build_from(
