@@ -130,6 +130,41 @@ pub(crate) fn pass_on(stream: Stream, bytes: &[u8]) {
     };
 }
 
+/// Shows whole lines only, so that those of several labs do not mix.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Lines {
+    /// A line that grows beyond this is shown in pieces, in bytes.
+    const MAX: usize = 64 * 1024;
+
+    /// Takes what a command wrote, shows what is whole of it.
+    pub(crate) fn pass_on(&mut self, stream: Stream, bytes: &[u8]) {
+        let waiting = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        waiting.extend_from_slice(bytes);
+        let end = waiting.iter().rposition(|byte| *byte == b'\n').map(|index| index + 1);
+        let end = end.unwrap_or(if waiting.len() > Self::MAX { waiting.len() } else { 0 });
+        if end > 0 {
+            let whole: Vec<u8> = waiting.drain(..end).collect();
+            pass_on(stream, &whole);
+        }
+    }
+}
+
+impl Drop for Lines {
+    /// What is left has no end of line, and is shown all the same.
+    fn drop(&mut self) {
+        pass_on(Stream::Stdout, &self.stdout);
+        pass_on(Stream::Stderr, &self.stderr);
+    }
+}
+
 fn parse_file(text: &str) -> Result<(PathBuf, PathBuf), String> {
     let (host, inside) = text.split_once('=').ok_or("expected HOST=PATH-IN-THE-LAB")?;
     Ok((host.into(), inside.into()))

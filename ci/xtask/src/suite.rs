@@ -1,11 +1,12 @@
 //! `cargo xtask test`: every check and every test, those in real microVMs included, and one line of counts.
 
 use std::io::{BufRead as _, BufReader, Read};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use votive_lab::Job;
+use votive_lab::{Job, Lab};
 
 use crate::binaries;
 use crate::cache::Cache;
@@ -24,6 +25,9 @@ const HOST_LIMIT: Duration = Duration::from_secs(3600);
 
 /// The longest that the tests in microVMs may take; the lab is about fifty times slower than hardware.
 const GUEST_LIMIT: Duration = Duration::from_secs(3600);
+
+/// The most labs at once: each takes a processor and up to [`place::LAB_MEMORY_MIB`].
+const LABS_MAX: usize = 4;
 
 /// Where the end-to-end tests are in the lab.
 const E2E_INSIDE: &str = "/votive/bin/votive-e2e";
@@ -146,21 +150,41 @@ fn guest(progress: &Progress) -> Result<Counts> {
             let mut command = Command::new(&program);
             counted(command.env("VOTIVE_IMAGES", cache.current()), Stdout::Read)?
         }
-        Place::Lab(lab) => {
-            let job = Job::new([E2E_INSIDE]).file(&program, E2E_INSIDE);
-            let mut job = place::with_images(job, &cache)?;
-            job.timeout = GUEST_LIMIT;
-            job.memory_mib = place::LAB_MEMORY_MIB;
-            let outcome = lab.run(&job, &mut place::pass_on)?;
-            let text = String::from_utf8_lossy(&outcome.stdout);
-            let mut counts = Counts::default();
-            text.lines().for_each(|line| counts.add(counts_in(line)));
-            (counts, outcome.exit == 0)
-        }
+        Place::Lab(lab) => in_labs(lab, &cache, &program)?,
     };
     step.done(&format!("{} passed, {} failed", counts.passed, counts.failed));
     // No test is no pass.
     Ok(counts.or_failed(ok && counts.passed > 0))
+}
+
+/// The tests in as many labs as this host has processors, a part in each: a lab has one processor.
+fn in_labs(lab: &Lab, cache: &Cache, program: &Path) -> Result<(Counts, bool)> {
+    let labs = std::thread::available_parallelism().map_or(1, usize::from).min(LABS_MAX);
+    let in_lab = |number: usize| -> Result<(Counts, bool)> {
+        let job = Job::new([E2E_INSIDE])
+            .file(program, E2E_INSIDE)
+            .env("VOTIVE_E2E_SHARD", &format!("{number}/{labs}"));
+        let mut job = place::with_images(job, cache)?;
+        job.timeout = GUEST_LIMIT;
+        job.memory_mib = place::LAB_MEMORY_MIB;
+        let mut lines = place::Lines::default();
+        let outcome = lab.run(&job, &mut |stream, bytes| lines.pass_on(stream, bytes))?;
+        let text = String::from_utf8_lossy(&outcome.stdout);
+        let mut counts = Counts::default();
+        text.lines().for_each(|line| counts.add(counts_in(line)));
+        // A part without a test would be a part that did not run.
+        Ok((counts, outcome.exit == 0 && counts.passed > 0))
+    };
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (1..=labs).map(|number| scope.spawn(move || in_lab(number))).collect();
+        let mut all = (Counts::default(), true);
+        for part in parts {
+            let (counts, ok) = part.join().ok().context("a lab's thread died")??;
+            all.0.add(counts);
+            all.1 &= ok;
+        }
+        Ok(all)
+    })
 }
 
 impl Counts {

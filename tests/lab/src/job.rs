@@ -17,7 +17,7 @@ pub struct Job {
     pub env: Vec<(String, String)>,
     /// Files in L1 that are brought back when the command has ended; those that do not exist are left out.
     pub results: Vec<PathBuf>,
-    /// Count instructions instead of time, on one processor.
+    /// Count instructions instead of time.
     pub exact: bool,
     /// L1's memory in MiB.
     pub memory_mib: u32,
@@ -26,7 +26,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// A job without files: L1 has 4 GiB, two processors, and ten minutes.
+    /// A job without files: L1 has 4 GiB, one processor, and ten minutes.
     pub fn new<S: Into<String>>(command: impl IntoIterator<Item = S>) -> Self {
         Self {
             files: Vec::new(),
