@@ -167,6 +167,39 @@ pub fn bounds(name: &str) -> &'static [f64] {
     }
 }
 
+const PREAMBLE: &str = "\
+# Metrics
+
+`votive-agent` serves Prometheus's text format at `/metrics`, on `127.0.0.1:9464` unless `metrics.listen` says otherwise, over plain
+HTTP and without authentication: whoever reaches the address reads names of functions, and nothing else of tenants.
+Beside it, `/healthz` answers 200 while the worker's loop does, and `/readyz` while the worker takes invocations; otherwise
+503 with the worker's state. `packaging/votive-alerts.yml` holds alerts on them.
+
+- An invocation counts when it is accepted, whatever becomes of it. A request that is throttled or refused is neither an
+  invocation nor an error. An error is an accepted invocation that ended in a function's error, its time limit or the loss of
+  its environment. In parentheses: the name that AWS Lambda has for a metric.
+- A function's error type, identifiers of invocations and of environments are never labels. The first 1000 functions have
+  series of their own; later ones share the series whose `function` is `(other)`.
+- A series appears with its first value, those without labels at the start.
+
+This page is made by `votive-agent metrics-reference` from the table in `agent/src/metrics.rs`; a test fails if they differ.
+
+| metric | type | labels | what it tells |
+| --- | --- | --- | --- |
+";
+
+/// The table as `docs/metrics.md`.
+#[must_use]
+pub fn markdown() -> String {
+    let mut out = String::from(PREAMBLE);
+    for metric in ALL {
+        let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let (name, kind, help) = (metric.name, metric.kind.name(), metric.help);
+        out.push_str(&format!("| `{name}` | {kind} | {} | {help} |\n", labels.join(", ")));
+    }
+    out
+}
+
 /// Tells the recorder what every metric means, and shows those without labels from the start.
 pub fn describe() {
     for metric in ALL {

@@ -341,6 +341,24 @@ fn the_page_on_the_configuration_is_the_reference() {
     );
 }
 
+#[test]
+fn the_example_is_right_and_tells_every_field() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/votive-agent.toml");
+    let text = std::fs::read_to_string(example).unwrap();
+    parse(&text).unwrap();
+    // What is commented out is right too.
+    let all: Vec<_> = text.lines().map(|line| line.strip_prefix("#").unwrap_or(line)).collect();
+    let fields = all.iter().filter(|line| !line.starts_with(' ')).copied().collect::<Vec<_>>();
+    parse(&fields.join("\n")).unwrap();
+    for section in reference::sections() {
+        assert!(fields.contains(&format!("[{}]", section.name).as_str()), "{}", section.name);
+        for field in section.fields {
+            let start = format!("{} = ", field.name);
+            assert!(fields.iter().any(|line| line.starts_with(&start)), "{}", field.name);
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn durations_are_read_as_they_are_written(nanoseconds in 0..u64::MAX) {

@@ -7,7 +7,7 @@ use metrics::with_local_recorder;
 
 use super::exporter::builder;
 use super::function::{Concurrency, FunctionMetrics, ProvisionedEnvironments, admitted};
-use super::{ALL, FUNCTIONS_MAX, Kind, OTHER_FUNCTION, bounds, describe};
+use super::{ALL, FUNCTIONS_MAX, Kind, OTHER_FUNCTION, bounds, describe, markdown};
 
 /// Runs `count` with a recorder of its own; gives the text.
 fn rendered(count: impl FnOnce()) -> String {
@@ -154,4 +154,28 @@ fn functions_beyond_the_limit_share_one_series() {
     assert_eq!(name(FUNCTIONS_MAX), OTHER_FUNCTION);
     assert_eq!(name(FUNCTIONS_MAX + 1), OTHER_FUNCTION);
     assert_eq!(name(7), "f-7");
+}
+
+#[test]
+fn the_page_on_metrics_is_the_table() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    let written = std::fs::read_to_string(page).unwrap();
+    assert!(
+        written == markdown(),
+        "docs/metrics.md is not what `votive-agent metrics-reference` prints"
+    );
+}
+
+#[test]
+fn alerts_are_about_metrics_that_exist() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/votive-alerts.yml");
+    let text = std::fs::read_to_string(file).unwrap();
+    let words = text.split(|c: char| !c.is_ascii_lowercase() && c != '_');
+    let mut named = 0;
+    for word in words.filter(|word| word.starts_with("votive_")) {
+        let stem = word.strip_suffix("_bucket").unwrap_or(word);
+        assert!(ALL.iter().any(|metric| metric.name == stem), "{word}");
+        named += 1;
+    }
+    assert!(named >= 8, "{named}");
 }
