@@ -32,6 +32,8 @@ mod listener;
 mod refused;
 mod service;
 pub mod tally;
+#[cfg(test)]
+mod tests;
 
 pub use limits::ControlLimits;
 

@@ -48,7 +48,7 @@ pub struct ClientSpec {
 /// A client of one worker.
 #[derive(Clone, Debug)]
 pub struct Client {
-    grpc: WorkerClient<Channel>,
+    channel: Channel,
 }
 
 impl Client {
@@ -59,7 +59,8 @@ impl Client {
     pub async fn connect(spec: &ClientSpec, identity: &Identity) -> Result<Self, ClientError> {
         let connector = Connector::new(spec, identity)?;
         let channel = endpoint(spec)?.connect_with_connector(connector).await;
-        Ok(Self::over(channel.map_err(|error| ClientError::of_connect(&spec.address, error))?))
+        let channel = channel.map_err(|error| ClientError::of_connect(&spec.address, &error))?;
+        Ok(Self { channel })
     }
 
     /// Connects with the first call.
@@ -68,18 +69,19 @@ impl Client {
     /// The identity or the name is of no use.
     pub fn connect_lazily(spec: &ClientSpec, identity: &Identity) -> Result<Self, ClientError> {
         let connector = Connector::new(spec, identity)?;
-        Ok(Self::over(endpoint(spec)?.connect_with_connector_lazy(connector)))
-    }
-
-    fn over(channel: Channel) -> Self {
-        let grpc = WorkerClient::new(channel).max_decoding_message_size(RESPONSE_MESSAGE_MAX);
-        Self { grpc }
+        Ok(Self { channel: endpoint(spec)?.connect_with_connector_lazy(connector) })
     }
 
     /// The generated client beneath, without deadlines and typed errors.
     #[must_use]
     pub fn grpc(&self) -> WorkerClient<Channel> {
-        self.grpc.clone()
+        WorkerClient::new(self.channel()).max_decoding_message_size(RESPONSE_MESSAGE_MAX)
+    }
+
+    /// The channel beneath that.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     /// Gives the worker its lease, or lengthens it.

@@ -21,6 +21,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
@@ -174,11 +175,15 @@ struct Authority {
 impl Authority {
     fn make(now: SystemTime) -> Result<Self, KeysError> {
         let validity = Validity::new(AUTHORITY_DAYS, now)?;
-        let mut params = params("votive authority", &validity);
+        let key = KeyPair::generate()?;
+        // A name of its own: two authorities of one name would take each other's certificates for forged ones.
+        let print = digest::digest(&digest::SHA256, key.public_key_raw());
+        let print: String =
+            print.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let mut params = params(&format!("votive authority {print}"), &validity);
         // It signs certificates of workers and callers, never of another authority.
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate()?;
         let pem = params.self_signed(&key)?.pem();
         Ok(Self { issuer: Issuer::new(params, key), pem })
     }

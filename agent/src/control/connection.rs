@@ -1,11 +1,14 @@
 //! One connection: its handshake, then HTTP/2 until it is idle, too old, unread or over.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -124,6 +127,8 @@ impl Connection {
             tally: Arc::clone(&self.shared.tally),
             limits,
         };
+        let fault = Arc::new(OnceLock::new());
+        let stream = Records { stream, fault: Arc::clone(&fault) };
         let served = builder(&limits).serve_connection(TokioIo::new(stream), gate);
         tokio::pin!(served);
         let mut ending = self.shared.ending.clone();
@@ -132,10 +137,16 @@ impl Connection {
         loop {
             tokio::select! {
                 ended = served.as_mut() => {
-                    if let Err(error) = ended {
-                        self.tell(&error);
+                    match (fault.get(), ended) {
+                        (Some(fault), _) => self.cut(Cut::Tampered, fault),
+                        (None, Err(error)) => self.tell(&error),
+                        (None, Ok(())) => {}
                     }
                     return;
+                }
+                () = tokio::time::sleep_until(ends.old), if !ends.is_finishing() => {
+                    ends.finish(Instant::now());
+                    served.as_mut().graceful_shutdown();
                 }
                 _ = watch.tick() => match ends.judge(&activity, Instant::now()) {
                     Verdict::Stay => {}
@@ -154,20 +165,64 @@ impl Connection {
     }
 
     fn tell(&self, error: &hyper::Error) {
-        let tls = std::error::Error::source(error)
-            .and_then(|source| source.downcast_ref::<std::io::Error>())
-            .and_then(|error| error.get_ref())
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        match tls {
-            Some(error) => self.cut(Cut::Tampered, error),
-            None if error.is_timeout() => self.cut(Cut::Lost, error),
-            None => {
-                let source = std::error::Error::source(error);
-                let is_io = source.is_some_and(|source| source.is::<std::io::Error>());
-                let cut = if is_io { Cut::Lost } else { Cut::Http2 };
-                self.cut(cut, source.map_or(error as &dyn std::fmt::Display, |source| source));
-            }
+        let source = std::error::Error::source(error);
+        let is_io = source.is_some_and(|source| source.is::<std::io::Error>());
+        let cut = if is_io || error.is_timeout() { Cut::Lost } else { Cut::Http2 };
+        self.cut(cut, source.map_or(error as &dyn std::fmt::Display, |source| source));
+    }
+}
+
+/// A TLS stream that remembers a record which was not the peer's: the layers above pass errors on as text only.
+struct Records {
+    stream: TlsStream<Socket>,
+    fault: Arc<OnceLock<rustls::Error>>,
+}
+
+impl AsyncRead for Records {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let this = self.get_mut();
+        let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buffer));
+        if let Err(error) = &read
+            && let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref())
+            && !matches!(error, rustls::Error::AlertReceived(_))
+        {
+            this.fault.get_or_init(|| rustls::Error::clone(error));
         }
+        Poll::Ready(read)
+    }
+}
+
+impl AsyncWrite for Records {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
 
@@ -191,7 +246,7 @@ fn builder(limits: &ControlLimits) -> http2::Builder<TokioExecutor> {
 
 /// How often a connection is looked at: a limit is late by no more than a tenth of the shortest.
 fn watch_period(limits: &ControlLimits) -> Duration {
-    (limits.idle.min(limits.unread).min(limits.age) / 10).max(Duration::from_millis(10))
+    (limits.idle.min(limits.unread) / 10).max(Duration::from_millis(10))
 }
 
 /// What becomes of a connection.
@@ -215,7 +270,8 @@ impl Ends {
     fn new(limits: ControlLimits, caller: &Caller) -> Self {
         let now = i64::try_from(wall_clock().as_secs()).unwrap_or(i64::MAX);
         let left = u64::try_from(caller.expires.saturating_sub(now)).unwrap_or(0);
-        let age = limits.age.min(Duration::from_secs(left));
+        // A certificate is good to the end of its last second.
+        let age = limits.age.min(Duration::from_secs(left) + Duration::from_secs(1));
         Self { limits, old: Instant::now() + age, cut: None }
     }
 
@@ -237,10 +293,6 @@ impl Ends {
         if activity.idle_for(now).is_some_and(|idle| idle >= self.limits.idle) {
             // It has nothing to finish; a peer that does not hang up now is not waited for.
             self.cut = Some((now + self.limits.handshake, Cut::Idle));
-            return Verdict::Finish;
-        }
-        if now >= self.old {
-            self.finish(now);
             return Verdict::Finish;
         }
         Verdict::Stay

@@ -43,7 +43,13 @@ pub(crate) fn read_duration(
     default: Duration,
 ) -> Result<Duration, Status> {
     let Some(value) = value else { return Ok(default) };
-    Duration::try_from(value).map_err(|_| refused::field(field, "it is not a positive duration"))
+    // Not by prost's own conversion, which overflows at the least value that a message can hold.
+    let seconds = u64::try_from(value.seconds);
+    let nanoseconds = u32::try_from(value.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+    match (seconds, nanoseconds) {
+        (Ok(seconds), Some(nanoseconds)) => Ok(Duration::new(seconds, nanoseconds)),
+        _ => Err(refused::field(field, "it is not a positive duration")),
+    }
 }
 
 pub(crate) fn lease(status: &LeaseStatus) -> v1::Lease {

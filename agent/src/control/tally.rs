@@ -216,7 +216,9 @@ pub(crate) fn cut_of_handshake(error: &std::io::Error) -> Cut {
         Error::InvalidMessage(_) => Cut::NotTls,
         Error::PeerIncompatible(what) => match what {
             PeerIncompatible::NoCipherSuitesInCommon => Cut::CipherSuite,
-            PeerIncompatible::SupportedVersionsExtensionRequired
+            // An extension that every peer since TLS 1.2 sends.
+            PeerIncompatible::SignatureAlgorithmsExtensionRequired
+            | PeerIncompatible::SupportedVersionsExtensionRequired
             | PeerIncompatible::Tls12NotOffered
             | PeerIncompatible::Tls12NotOfferedOrEnabled
             | PeerIncompatible::Tls13RequiredForQuic

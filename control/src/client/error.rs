@@ -45,6 +45,12 @@ pub enum ClientError {
         /// The alert that it sent.
         reason: String,
     },
+    /// The connection could not be made again; the call was not sent.
+    #[error("cannot reach the worker: {reason}")]
+    Unconnected {
+        /// Why.
+        reason: String,
+    },
     /// The worker understood and said no.
     #[error("{}{}{}", .0.name, if .0.name.is_empty() { "" } else { ": " }, .0.message)]
     Refused(Refusal),
@@ -84,25 +90,28 @@ impl ClientError {
         }
     }
 
-    pub(crate) fn of_connect(address: &Address, error: tonic::transport::Error) -> Self {
+    pub(crate) fn of_connect(address: &Address, error: &tonic::transport::Error) -> Self {
         let address = address.clone();
-        match tls_error(&error) {
-            Some(rustls::Error::AlertReceived(alert)) => {
-                Self::Distrusted { reason: format!("{alert:?}") }
-            }
-            Some(error) => Self::Untrusted { address, reason: error.to_string() },
-            None => Self::Unreachable { address, reason: last_cause(&error) },
+        if let Some(alert) = alert(error) {
+            return Self::Distrusted { reason: alert };
+        }
+        match tls_error(error) {
+            Some(error) => Self::Untrusted { address, reason: reason(error) },
+            None => Self::Unreachable { address, reason: last_cause(error) },
         }
     }
 
     /// A status is the worker's word if it came from the worker. One that was made up on this side has a cause.
     pub(crate) fn of_status(status: Status) -> Self {
-        if let Some(rustls::Error::AlertReceived(alert)) = tls_error(&status) {
-            return Self::Distrusted { reason: format!("{alert:?}") };
+        if let Some(alert) = alert(&status) {
+            return Self::Distrusted { reason: alert };
         }
         let refusal = Refusal::from_status(&status);
         if !refusal.name.is_empty() {
             return Self::Refused(refusal);
+        }
+        if causes(&status).any(|cause| cause.is::<tonic::ConnectError>()) {
+            return Self::Unconnected { reason: last_cause(&status) };
         }
         match status.code() {
             _ if status.source().is_some() => Self::Lost { reason: last_cause(&status) },
@@ -113,6 +122,16 @@ impl ClientError {
     }
 }
 
+/// What a TLS error says; of our own verdict on a certificate, our own words.
+fn reason(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(own)) => {
+            own.0.to_string()
+        }
+        error => error.to_string(),
+    }
+}
+
 /// The TLS error that an error came from, if it did.
 fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     causes(error).find_map(|cause| {
@@ -120,6 +139,31 @@ fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> 
         let inner = cause.downcast_ref::<io::Error>()?.get_ref()?;
         inner.downcast_ref::<rustls::Error>()
     })
+}
+
+/// What rustls says before an alert's name. HTTP/2's layers pass errors on as text only.
+const ALERT: &str = "received fatal alert: ";
+
+/// The alert that the other side sent, if it was one about trust: others come from a connection that was damaged.
+fn alert(error: &(dyn Error + 'static)) -> Option<String> {
+    const ABOUT_TRUST: [&str; 11] = [
+        "AccessDenied",
+        "BadCertificate",
+        "CertificateExpired",
+        "CertificateRequired",
+        "CertificateRevoked",
+        "CertificateUnknown",
+        "DecryptError",
+        "HandshakeFailure",
+        "NoApplicationProtocol",
+        "ProtocolVersion",
+        "UnknownCA",
+    ];
+    let name = match tls_error(error) {
+        Some(rustls::Error::AlertReceived(alert)) => format!("{alert:?}"),
+        _ => last_cause(error).split_once(ALERT)?.1.to_owned(),
+    };
+    ABOUT_TRUST.iter().any(|known| known.eq_ignore_ascii_case(&name)).then_some(name)
 }
 
 fn last_cause(error: &(dyn Error + 'static)) -> String {

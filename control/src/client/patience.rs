@@ -85,7 +85,7 @@ impl Client {
 
 fn may_help(error: &ClientError) -> bool {
     match error {
-        ClientError::Unreachable { .. } => true,
+        ClientError::Unreachable { .. } | ClientError::Unconnected { .. } => true,
         ClientError::Refused(refusal) => refusal.is_throttled(),
         _ => false,
     }

@@ -1,0 +1,9 @@
+//! The channel from end to end, on real sockets, with a worker that is played: no guest is needed.
+
+mod calls;
+mod flood;
+mod harness;
+mod openssl;
+mod slow;
+mod trust;
+mod wire;
