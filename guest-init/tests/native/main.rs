@@ -4,6 +4,10 @@
 #[cfg(test)]
 mod client;
 #[cfg(test)]
+mod extension_peers;
+#[cfg(test)]
+mod extensions;
+#[cfg(test)]
 mod fetched;
 #[cfg(test)]
 mod harness;

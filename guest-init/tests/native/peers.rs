@@ -419,7 +419,7 @@ struct Emulator {
 }
 
 /// Two addresses that nobody else uses: a loopback address of this process's own, and ports of this emulator's.
-fn own_addresses() -> (SocketAddr, SocketAddr) {
+pub(crate) fn own_addresses() -> (SocketAddr, SocketAddr) {
     static COUNT: AtomicU16 = AtomicU16::new(0);
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     // 127.0.0.1 is everybody's; the last byte is never 0 or 255 here.
@@ -429,7 +429,7 @@ fn own_addresses() -> (SocketAddr, SocketAddr) {
 }
 
 /// Connects to a program that is about to listen.
-fn connect(address: SocketAddr) -> TcpStream {
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match TcpStream::connect(address) {
