@@ -14,7 +14,7 @@ use crate::progress::Progress;
 use crate::subprocess;
 
 /// Changes when the way packages are compiled changes.
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
 
 /// Puts Node.js at `usr/bin/node` and the kept files of npm packages into `node_modules`.
 pub(super) fn install(
@@ -91,22 +91,36 @@ fn npm_ci(home: &Path, scratch: &Path, build: &Path, log: &Path) -> Result<()> {
     let npm = home.join("lib/node_modules/npm/bin/npm-cli.js");
     ensure!(npm.exists(), "{} is missing", npm.display());
     let script = format!("#!/bin/sh\nexec node '{}' \"$@\"\n", npm.display());
-    fs::write(programs.join("npm"), script)?;
-    fs::set_permissions(programs.join("npm"), Permissions::from_mode(0o755))?;
+    write_program(&programs.join("npm"), &script)?;
+    // Neither the place of the build nor debug information nor the compiler's random names may leave a trace. Of the
+    // packages' build scripts some pass CXXFLAGS on and some do not, but all of them ask for a compiler by its name.
+    for compiler in ["cc", "c++", "gcc", "g++"] {
+        let script = format!(
+            "#!/bin/sh\nexec /usr/bin/{compiler} \"$@\" -g0 -frandom-seed=votive '-ffile-prefix-map={}=/build'\n",
+            build.display()
+        );
+        write_program(&programs.join(compiler), &script)?;
+    }
     let path = format!("{}:/usr/bin:/bin", programs.display());
-    // Neither the place of the build nor debug information nor the compiler's random names may leave a trace.
-    let flags = format!("-g0 -ffile-prefix-map={}=/build -frandom-seed=votive", build.display());
     let mut command = Command::new(programs.join("npm"));
     command
         .args(["ci", "--foreground-scripts", "--no-audit", "--no-fund", "--no-update-notifier"])
         .current_dir(build)
         .env("PATH", path)
         .env("npm_config_nodedir", home)
-        .env("CFLAGS", &flags)
-        .env("CXXFLAGS", &flags)
+        .env_remove("CC")
+        .env_remove("CXX")
+        .env_remove("CFLAGS")
+        .env_remove("CXXFLAGS")
         .env("SOURCE_DATE_EPOCH", "0")
         .env("LC_ALL", "C");
     subprocess::logged(&mut command, log)
+}
+
+fn write_program(path: &Path, script: &str) -> Result<()> {
+    fs::write(path, script)?;
+    fs::set_permissions(path, Permissions::from_mode(0o755))?;
+    Ok(())
 }
 
 fn strip_addons(package: &Path) -> Result<()> {
