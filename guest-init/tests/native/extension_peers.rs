@@ -399,6 +399,11 @@ impl Stage {
 
     fn wait_for(&mut self, name: &str) {
         while !self.here.contains_key(name) {
+            let wait = rustix::event::Timespec { tv_sec: 60, tv_nsec: 0 };
+            let mut wanted =
+                [rustix::event::PollFd::new(&self.listener, rustix::event::PollFlags::IN)];
+            let came = rustix::event::poll(&mut wanted, Some(&wait)).unwrap();
+            assert_eq!(came, 1, "{name} never came");
             let (stream, _) = self.listener.accept().unwrap();
             let mut line = String::new();
             BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
@@ -535,8 +540,8 @@ impl Peer for Theirs {
         if let Some(before) = self.caller.take() {
             before.join().unwrap();
         }
+        let mut stream = connect(front);
         self.caller = Some(std::thread::spawn(move || {
-            let mut stream = connect(front);
             let head = "POST /2015-03-31/functions/function/invocations HTTP/1.1\r\nHost: h\r\n\
                         Content-Length: 2\r\nConnection: close\r\n\r\n{}";
             let _ = stream.write_all(head.as_bytes());
