@@ -49,6 +49,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("libtool", &[], "the nodejs24 image"),
     tool("linux-source-6.12", &[], "the kernel of guests"),
     tool("make", &["make"], "building the kernel and the nodejs24 image"),
+    tool("openssl", &["openssl"], "tests of TLS"),
     tool("procps", &["kill"], "tests"),
     tool("python3", &["python3", "python3.11"], "downloading what runtime images hold"),
     tool("python3-pip", &[], "downloading what runtime images hold"),
