@@ -5,10 +5,12 @@ mod function;
 mod home;
 mod leftovers;
 mod process;
+mod spinner;
 mod vmm;
 
 pub use function::{Function, Ran, Running};
 pub use home::{Home, images, require_guests};
 pub use leftovers::Leftovers;
 pub use process::{Ended, bounded};
+pub use spinner::{Round, Spinner, SpinnerConsole};
 pub use vmm::Vmm;

@@ -1,3 +1,5 @@
+//! Commands and answers, with vCPUs that pause when the test says so.
+
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

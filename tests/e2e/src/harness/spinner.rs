@@ -15,6 +15,7 @@ const BUSYBOX: &str = "/bin/busybox";
 const LINES_MAX: usize = 2_000;
 
 const SCRIPT: &str = "\
+#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 for cpu in $OTHERS; do (while :; do :; done) & done
 round=0
@@ -50,8 +51,7 @@ impl Spinner {
         }
         member(&mut archive, "dev/console", 0o020_600, (5, 1), &[]);
         member(&mut archive, "bin/busybox", 0o100_755, (0, 0), &busybox);
-        member(&mut archive, "bin/sh", 0o120_777, (0, 0), b"busybox");
-        member(&mut archive, "spin", 0o100_644, (0, 0), script.as_bytes());
+        member(&mut archive, "init", 0o100_755, (0, 0), script.as_bytes());
         member(&mut archive, "TRAILER!!!", 0, (0, 0), &[]);
         File::create(folder.path().join("initrd"))?.write_all(&archive)?;
         Ok(Self { folder })
@@ -67,12 +67,6 @@ impl Spinner {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.folder.path()
-    }
-
-    /// What its kernel's command line must hold.
-    #[must_use]
-    pub fn cmdline() -> &'static str {
-        "rdinit=/bin/sh -- /spin"
     }
 }
 
