@@ -17,6 +17,9 @@ use crate::limits::{INIT_TIMEOUT_DEFAULT_S, MEMORY_DEFAULT_MB, TIMEOUT_DEFAULT_S
 use crate::report::LogFormat;
 use crate::run::{Code, Interrupts, RunEnd, RunError, RunSpec, is_function_fault, run};
 
+mod keys;
+pub(crate) mod remote;
+mod shown;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +29,8 @@ pub const EXIT_FAILURE: u8 = 1;
 pub const EXIT_USAGE: u8 = 2;
 /// The function failed: its error is the response.
 pub const EXIT_FUNCTION_ERROR: u8 = 3;
+/// The worker had no room for the invocation, however often it was asked.
+pub const EXIT_THROTTLED: u8 = 4;
 /// Ended by SIGINT (128 + 2).
 pub const EXIT_INTERRUPT: u8 = 130;
 /// Ended by SIGTERM (128 + 15).
@@ -34,9 +39,10 @@ pub const EXIT_TERMINATE: u8 = 143;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    the function answered
-  1    votive failed: an image is missing, the microVM did not start or was lost
+  1    votive failed: an image is missing, the microVM did not start or was lost, the worker cannot be reached or refused
   2    the command line, the function's configuration or the event is wrong; nothing was started
   3    the function failed; the response is its error as JSON
+  4    the worker had no room
   130  ended by SIGINT
   143  ended by SIGTERM";
 
@@ -60,6 +66,10 @@ enum Command {
     ///
     /// Exit code 0 if it can, 1 if it cannot.
     Doctor(DoctorArguments),
+    /// Make certificates for a worker and its callers
+    Keys(keys::KeysArguments),
+    #[command(flatten)]
+    Remote(remote::RemoteCommand),
 }
 
 #[derive(Debug, Args)]
@@ -147,7 +157,7 @@ enum Format {
 
 /// What is wrong with what was asked for.
 #[derive(Debug, thiserror::Error)]
-enum UsageError {
+pub(crate) enum UsageError {
     #[error(transparent)]
     Function(#[from] FunctionError),
     #[error("--env {value:?}: KEY=VALUE is expected")]
@@ -174,6 +184,8 @@ pub fn main() -> ExitCode {
     let code = match cli.command {
         Command::Run(arguments) => run_command(&arguments),
         Command::Doctor(arguments) => doctor_command(&arguments),
+        Command::Keys(arguments) => keys::run(&arguments),
+        Command::Remote(command) => remote_command(command),
     };
     ExitCode::from(code)
 }
@@ -189,6 +201,14 @@ fn doctor_command(arguments: &DoctorArguments) -> u8 {
         return EXIT_FAILURE;
     }
     0
+}
+
+fn remote_command(command: remote::RemoteCommand) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    runtime.block_on(remote::execute(command, &mut std::io::stdout(), &mut std::io::stderr()))
 }
 
 fn run_command(arguments: &RunArguments) -> u8 {
@@ -238,14 +258,7 @@ fn start_tracing(arguments: &RunArguments) {
 
 /// Checks everything that can be checked before anything is started. The images are found later.
 fn read_spec(arguments: &RunArguments) -> Result<RunSpec, UsageError> {
-    let environment = arguments
-        .environment
-        .iter()
-        .map(|text| match text.split_once('=') {
-            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
-            None => Err(UsageError::Environment { value: text.clone() }),
-        })
-        .collect::<Result<_, _>>()?;
+    let environment = read_environment(&arguments.environment)?;
     let function = FunctionSpec {
         name: arguments.name.clone(),
         memory_mb: arguments.memory,
@@ -273,6 +286,14 @@ fn read_spec(arguments: &RunArguments) -> Result<RunSpec, UsageError> {
         log: (!arguments.quiet).then_some(format),
         keep_logs: arguments.keep_logs.then(folder),
     })
+}
+
+fn read_environment(variables: &[String]) -> Result<Vec<(String, String)>, UsageError> {
+    let read = |text: &String| match text.split_once('=') {
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        None => Err(UsageError::Environment { value: text.clone() }),
+    };
+    variables.iter().map(read).collect()
 }
 
 /// Reads the event and makes sure that it is JSON of a size that is allowed.
@@ -357,14 +378,19 @@ fn print(bytes: &[u8]) -> std::io::Result<()> {
 
 /// Tells an error with its causes in one line.
 fn fail(error: &dyn std::error::Error) -> u8 {
+    complain(&describe(error));
+    EXIT_FAILURE
+}
+
+/// An error with its causes in one line.
+fn describe(error: &dyn std::error::Error) -> String {
     let mut text = format!("votive: {error}");
     let mut cause = error.source();
     while let Some(source) = cause {
         text.push_str(&format!(": {source}"));
         cause = source.source();
     }
-    complain(&text);
-    EXIT_FAILURE
+    text
 }
 
 fn complain(text: &(impl std::fmt::Display + ?Sized)) {
