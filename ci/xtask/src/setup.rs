@@ -36,6 +36,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("bc", &[], "building the kernel"),
     tool("binutils", &["strip"], "building the kernel and images"),
     tool("bison", &[], "building the kernel"),
+    tool("busybox-static", &["/bin/busybox"], "tests in microVMs"),
     tool("ca-certificates", &[], "downloads"),
     tool("cmake", &[], "the nodejs24 image"),
     tool("e2fsprogs", &["e2fsck"], "tests of scratch disks"),
