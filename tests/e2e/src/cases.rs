@@ -5,6 +5,8 @@ mod damage;
 mod ends;
 mod environment;
 mod failures;
+mod pauses;
+mod shares;
 mod sizes;
 
 /// A test.
@@ -12,8 +14,17 @@ pub type Case = fn() -> anyhow::Result<()>;
 
 /// Every test with its name.
 pub fn all() -> impl Iterator<Item = (&'static str, Case)> {
-    [answers::CASES, environment::CASES, failures::CASES, sizes::CASES, ends::CASES, damage::CASES]
-        .into_iter()
-        .flatten()
-        .copied()
+    [
+        answers::CASES,
+        environment::CASES,
+        failures::CASES,
+        sizes::CASES,
+        ends::CASES,
+        damage::CASES,
+        pauses::CASES,
+        shares::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }
