@@ -86,6 +86,8 @@ pub struct Server<'m> {
     init: Init,
     /// Runtime and extensions have asked for their first event.
     init_over: bool,
+    /// The life ends: nobody is given anything more, and nothing counts as done.
+    ending: bool,
     /// Why and until when extensions have time to end, once they have to.
     shutdown: Option<(ShutdownReason, u64)>,
     /// One bit an extension: it was told.
@@ -128,6 +130,7 @@ impl<'m> Server<'m> {
             extensions: Extensions::new(),
             init: Init::default(),
             init_over: false,
+            ending: false,
             shutdown: None,
             told_shutdown: 0,
             over_ns: 0,

@@ -234,7 +234,9 @@ impl Server<'_> {
             }
             Next::InvocationDone => {
                 self.event.runtime_done(facts.now_ns());
-                self.record_runtime_done("success", "", facts);
+                if !self.ending {
+                    self.record_runtime_done("success", "", facts);
+                }
                 self.check_done(facts);
             }
             Next::Again => {}
@@ -253,7 +255,7 @@ impl Server<'_> {
 
     /// Gives the invocation that waits, if one does, to the connection that has waited longest.
     pub(super) fn hand_out(&mut self, facts: &dyn Facts) {
-        if !self.event.is_waiting() || !self.init_over {
+        if !self.event.is_waiting() || !self.init_over || self.ending {
             return;
         }
         let waiting = self.connections.iter().enumerate();

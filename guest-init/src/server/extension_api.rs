@@ -279,7 +279,8 @@ impl Server<'_> {
     /// Whether runtime and extensions are through with the invocation; ends it then, once telemetry has had its time.
     pub(super) fn check_done(&mut self, facts: &dyn Facts) {
         let through = self.extensions.all_ready(|extension| extension.events().invoke);
-        if !self.event.is_runtime_done() || self.flush_until_ns.is_some() || !through {
+        let held = self.ending || self.flush_until_ns.is_some();
+        if !self.event.is_runtime_done() || held || !through {
             return;
         }
         self.over_ns = facts.now_ns();
@@ -315,7 +316,7 @@ impl Server<'_> {
     /// Ends the init phase if runtime and extensions are through with it.
     pub(super) fn advance_init(&mut self, facts: &dyn Facts) {
         let ready = self.state == crate::runtime::State::Ready;
-        if self.init_over || !ready || !self.extensions.all_ready(|_| true) {
+        if self.init_over || self.ending || !ready || !self.extensions.all_ready(|_| true) {
             return;
         }
         self.init_over = true;

@@ -19,9 +19,16 @@ impl Server<'_> {
             ..Init::default()
         };
         self.init_over = false;
+        self.ending = false;
         self.shutdown = None;
         self.told_shutdown = 0;
         self.record_init_start(facts);
+    }
+
+    /// The life is about to end: what comes from now on is answered, and changes nothing.
+    pub fn stop(&mut self) {
+        self.ending = true;
+        self.flush_until_ns = None;
     }
 
     /// The life fails, and with it the invocation that is under way, which it names. Telemetry is told how.

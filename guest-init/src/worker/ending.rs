@@ -79,6 +79,7 @@ impl<P: Platform> Worker<'_, P> {
 
     /// Everything that runs is to end.
     pub(super) fn begin_ending(&mut self, reason: ShutdownReason, cause: Cause) {
+        self.server.stop();
         let extensions = self.server.extensions();
         let budget_ns = match (extensions.is_empty(), extensions.has_external()) {
             (true, _) => 0,

@@ -444,3 +444,28 @@ fn what_a_function_and_an_extension_write_are_events_line_by_line() {
     drop(sink);
     assert_eq!(harness.shut_down(0), Ending::Shutdown);
 }
+
+#[test]
+fn an_invocation_that_comes_while_a_life_ends_waits_for_the_next_one() {
+    let mut harness = Harness::with_extensions(vec![("slow".to_owned(), Some(idle()))]);
+    let mut slow = Extension::register(&harness, "slow", BOTH);
+    let mut runtime = Client::connect(harness.api);
+    runtime.send(&get(NEXT));
+    slow.next();
+    harness.frames_until(Kind::Ready);
+    harness.reset();
+    // Its life ends: it is told so, and has two seconds.
+    assert_eq!(slow.event()["shutdownReason"], "timeout");
+    let id = harness.invoke(b"{}");
+    harness.frames_until(Kind::Down);
+    drop(runtime);
+    let mut slow = Extension::register(&harness, "slow", BOTH);
+    let mut runtime = Client::connect(harness.api);
+    runtime.send(&get(NEXT));
+    slow.next();
+    assert_eq!(slow.event()["requestId"], id.to_string());
+    assert_eq!(
+        runtime.answer().unwrap().header("Lambda-Runtime-Aws-Request-Id"),
+        Some(&*id.to_string())
+    );
+}
