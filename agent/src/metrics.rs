@@ -13,6 +13,7 @@ use metrics::{
 
 pub mod exporter;
 pub mod function;
+pub mod worker;
 
 #[cfg(test)]
 mod tests;
@@ -180,7 +181,8 @@ Beside it, `/healthz` answers 200 while the worker's loop does, and `/readyz` wh
   its environment. In parentheses: the name that AWS Lambda has for a metric.
 - A function's error type, identifiers of invocations and of environments are never labels. The first 1000 functions have
   series of their own; later ones share the series whose `function` is `(other)`.
-- A series appears with its first value, those without labels at the start.
+- A function's series appear when its version is registered, those without labels at the start, all others with their first
+  value.
 
 This page is made by `votive-agent metrics-reference` from the table in `agent/src/metrics.rs`; a test fails if they differ.
 

@@ -7,7 +7,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::value::{HumanDuration, HumanSize, Listen, SocketPath};
 use super::{Config, LeaseSource, Problem, VCPUS_OF_LARGEST};
-use crate::limits::{LEASE_DRAIN_MARGIN, LEASE_KILL_MARGIN, LEASE_MAX, TIMEOUT_MAX_S};
+use crate::limits::{
+    LEASE_DRAIN_MARGIN, LEASE_KILL_MARGIN, LEASE_MAX, SHUTDOWN_TIMEOUT, TIMEOUT_MAX_S,
+};
 
 /// The most environments of a worker: each costs it a task, a process and a dozen descriptors.
 const ENVIRONMENTS_MAX: u32 = 10_000;
@@ -80,7 +82,7 @@ impl Config {
         judge.duration("lease.duration", lease.duration, second, LEASE_MAX);
         judge.duration("lease.longest_invocation", lease.longest_invocation, second, longest);
         let reserved = self.environments.reservation_lifetime.0;
-        let margins = LEASE_DRAIN_MARGIN + LEASE_KILL_MARGIN;
+        let margins = LEASE_DRAIN_MARGIN + SHUTDOWN_TIMEOUT + LEASE_KILL_MARGIN;
         let needed = lease.longest_invocation.0.saturating_add(reserved).saturating_add(margins);
         if lease.source == LeaseSource::SelfIssued && lease.duration.0 <= needed {
             let message = format!(

@@ -156,7 +156,7 @@ fn every_wrong_value_is_told_with_field_value_and_what_is_allowed() {
             "[lease]\nduration = \"15m\"",
             String::from(
                 "line 2: lease.duration: 15m is not allowed: a lease must last longer than the longest invocation, a \
-                 reservation and the shutdown, 15m 8s in all",
+                 reservation and the shutdown, 15m 11s in all",
             ),
         ),
         (

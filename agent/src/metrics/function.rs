@@ -98,14 +98,24 @@ impl FunctionMetrics {
         billed_ms: u64,
         failed: bool,
     ) {
-        self.concurrent.decrement(1.0);
-        if let (Concurrency::Provisioned, Some(provisioned)) = (concurrency, &self.provisioned) {
-            provisioned.concurrent.decrement(1.0);
-        }
+        self.left(concurrency);
         self.duration.record(duration.as_secs_f64());
         self.billed.increment(billed_ms);
         if failed {
             self.errors.increment(1);
+        }
+    }
+
+    /// An accepted invocation was lost with its environment: there is nothing to measure or to bill.
+    pub fn lost(&self, concurrency: Concurrency) {
+        self.left(concurrency);
+        self.errors.increment(1);
+    }
+
+    fn left(&self, concurrency: Concurrency) {
+        self.concurrent.decrement(1.0);
+        if let (Concurrency::Provisioned, Some(provisioned)) = (concurrency, &self.provisioned) {
+            provisioned.concurrent.decrement(1.0);
         }
     }
 

@@ -1,0 +1,324 @@
+//! The process `votive-agent`: everything around the worker.
+//!
+//! [`run`] is its life, top to bottom: look at the configuration's files and at the host, lock the state folder, sweep what a killed
+//! predecessor left, start the worker, listen, say that it is ready, and wait for the worker's end. SIGTERM and SIGINT begin
+//! the drain; a second one ends everything at once. SIGHUP reads the certificates again.
+//!
+//! **Invariant:** systemd's watchdog is fed by answers of the worker's loop and by nothing else ([`pulse`]).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::config::check::{self, chain};
+use crate::config::place::{NoPlace, Places, Surroundings};
+use crate::config::value::Listen;
+use crate::config::{Config, ConfigError, Posture};
+use crate::control::{ControlError, ControlLimits, ControlServer, ControlSpec, Renewal};
+use crate::daemon::endpoint::Endpoint;
+use crate::daemon::lock::{LockError, StateLock};
+use crate::daemon::pulse::Pulse;
+use crate::daemon::signals::{Asked, Signals};
+use crate::doctor::{self, Finding};
+use crate::images::{Images, ImagesError};
+use crate::metrics::exporter::{Exporter, ExporterError, UPKEEP_INTERVAL};
+use crate::worker::WorkerHandle;
+
+pub mod cli;
+pub mod endpoint;
+pub mod leftovers;
+pub mod lock;
+pub mod logging;
+mod manual;
+pub mod posture;
+pub mod pulse;
+mod service;
+pub mod signals;
+mod start;
+
+#[cfg(test)]
+mod tests;
+
+/// How long callers may read on when the worker has ended. With as much again for what still computes, the process is gone
+/// before the lease is over ([`crate::limits::LEASE_KILL_MARGIN`]).
+const END_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How the process ended when nothing failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DaemonEnd {
+    /// The worker drained or its lease is over: nothing is left of it.
+    Terminated,
+    /// A second signal, by its number: everything was ended at once.
+    Killed(u8),
+}
+
+/// Why there is no worker.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A place that nothing tells.
+    #[error(transparent)]
+    Place(#[from] NoPlace),
+    /// Files that the configuration names.
+    #[error("not started: {}", list(.0))]
+    Files(Vec<Finding>),
+    /// The images.
+    #[error(transparent)]
+    Images(#[from] ImagesError),
+    /// No guest can run here.
+    #[error("not started: {reason}; {fix}")]
+    Kvm {
+        /// What kind of KVM this is.
+        reason: String,
+        /// What to do.
+        fix: String,
+    },
+    /// The host, where the configuration refuses flaws.
+    #[error("not started: {}", list(.0))]
+    Posture(Vec<Finding>),
+    /// The state folder.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The folder of the Unix socket.
+    #[error("{path} cannot be made")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The metrics.
+    #[error(transparent)]
+    Exporter(#[from] ExporterError),
+    /// The metrics endpoint.
+    #[error("cannot listen for metrics at {address}")]
+    Metrics {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The control channel.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The event loop or its signals.
+    #[error("the event loop cannot be made")]
+    Loop(#[source] std::io::Error),
+    /// The worker did not start.
+    #[error("the worker cannot start")]
+    Worker(#[source] start::StartError),
+    /// The worker's loop is gone without having ended.
+    #[error("the worker's loop failed")]
+    Lost(#[source] tokio::task::JoinError),
+}
+
+fn list(findings: &[Finding]) -> String {
+    let line = |finding: &Finding| {
+        let fix = finding.fix.as_ref().map_or_else(String::new, |fix| format!("; {fix}"));
+        format!("{}: {}{fix}", finding.subject, finding.text)
+    };
+    findings.iter().map(line).collect::<Vec<_>>().join("\n  ")
+}
+
+/// Runs a worker until it has ended.
+///
+/// # Errors
+/// [`DaemonError`]; nothing is left running then.
+pub fn run(config: &Config) -> Result<DaemonEnd, DaemonError> {
+    service::forbid_core_dumps();
+    let places = config.places(&Surroundings::here())?;
+    let wrong: Vec<_> =
+        check::findings(config, &places).into_iter().filter(|finding| !finding.ok).collect();
+    if !wrong.is_empty() {
+        return Err(DaemonError::Files(wrong));
+    }
+    let images = config.worker.find_images()?;
+    look_at_host(config, &images)?;
+    let lock = StateLock::take(&places.state_dir)?;
+    leftovers::sweep(&lock, images.vmm(), &places.state_dir);
+    // Several threads: a guest's TLS or a large payload on one of them holds up no other guest.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(DaemonError::Loop)?;
+    let ended = runtime.block_on(serve(config, &places, images));
+    // A task that still computes cannot hold the process back.
+    runtime.shutdown_timeout(END_PATIENCE);
+    drop(lock);
+    ended
+}
+
+/// Tells what the host is like, and refuses one that cannot run guests, or must not.
+fn look_at_host(config: &Config, images: &Images) -> Result<(), DaemonError> {
+    let diagnosis = doctor::diagnose(images);
+    if !diagnosis.kind.can_run_guests() {
+        let kvm = diagnosis.findings.iter().find(|finding| finding.subject == "KVM");
+        let fix = kvm.and_then(|finding| finding.fix.clone());
+        let fix = fix.unwrap_or_else(|| String::from("votive doctor tells more"));
+        return Err(DaemonError::Kvm { reason: diagnosis.reason, fix });
+    }
+    for finding in &diagnosis.findings {
+        tracing::info!(subject = finding.subject, ok = finding.ok, "{}", finding.text);
+    }
+    let posture = posture::findings(&posture::Files::of_this_host());
+    let flaws: Vec<_> = posture.into_iter().filter(|finding| !finding.ok).collect();
+    for flaw in &flaws {
+        let fix = flaw.fix.as_deref().unwrap_or_default();
+        tracing::warn!(subject = flaw.subject, fix, "host posture: {}", flaw.text);
+    }
+    match config.host.posture {
+        Posture::Refuse if !flaws.is_empty() => Err(DaemonError::Posture(flaws)),
+        Posture::Refuse | Posture::Warn => Ok(()),
+    }
+}
+
+/// Everything that runs beside the worker.
+struct Around {
+    control: JoinHandle<()>,
+    endpoint: Option<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+    renewal: Renewal,
+    pulse: Arc<Pulse>,
+}
+
+async fn serve(config: &Config, places: &Places, images: Images) -> Result<DaemonEnd, DaemonError> {
+    let mut signals = Signals::listen().map_err(DaemonError::Loop)?;
+    let exporter = Exporter::install()?;
+    let control = bind_control(config, places).await?;
+    let metrics = bind_metrics(config).await?;
+    let addresses: Vec<_> = control.addresses().iter().map(ToString::to_string).collect();
+    let (worker, mut ended) = start::start(config, places, images).map_err(DaemonError::Worker)?;
+    let around = Around::start(&worker, control, metrics, exporter);
+    // The first answer: from here on readiness is true, and systemd is told.
+    around.pulse.beat(&worker).await;
+    service::ready();
+    let beating = tokio::spawn(Arc::clone(&around.pulse).keep(worker.clone()));
+    tracing::info!(worker = places.worker_id, control = addresses.join(", "), "ready");
+    let end = loop {
+        tokio::select! {
+            end = &mut ended => break match end {
+                Ok(_) => {
+                    tracing::info!("the worker has ended");
+                    service::stopping();
+                    Ok(DaemonEnd::Terminated)
+                }
+                Err(error) => Err(DaemonError::Lost(error)),
+            },
+            asked = signals.next() => match asked {
+                Asked::Renew => around.renew(),
+                Asked::Drain(name) => {
+                    tracing::info!(signal = name, "draining; a second signal ends everything at once");
+                    service::stopping();
+                    drain(worker.clone());
+                }
+                Asked::End(number) => {
+                    tracing::warn!(signal = number, "ended at once");
+                    break Ok(DaemonEnd::Killed(number));
+                }
+            },
+        }
+    };
+    beating.abort();
+    let patient = matches!(end, Ok(DaemonEnd::Terminated));
+    around.stop(patient).await;
+    end
+}
+
+/// Asks for the drain from a task of its own: a loop that hangs must not keep a second signal from being heard.
+fn drain(worker: WorkerHandle) {
+    tokio::spawn(async move { worker.drain().await });
+}
+
+async fn bind_control(config: &Config, places: &Places) -> Result<ControlServer, DaemonError> {
+    if let Some(folder) = places.unix_socket.as_ref().and_then(|path| path.parent()) {
+        std::fs::create_dir_all(folder)
+            .map_err(|source| DaemonError::Folder { path: folder.to_owned(), source })?;
+    }
+    let tcp = match config.control.tcp {
+        Listen::Off => Vec::new(),
+        Listen::Address(address) => vec![address],
+    };
+    let spec = ControlSpec {
+        tcp,
+        unix: places.unix_socket.clone().into_iter().collect(),
+        identity: places.keys.clone(),
+        limits: ControlLimits::default(),
+    };
+    Ok(ControlServer::bind(spec).await?)
+}
+
+async fn bind_metrics(config: &Config) -> Result<Option<TcpListener>, DaemonError> {
+    let Listen::Address(address) = config.metrics.listen else {
+        return Ok(None);
+    };
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|source| DaemonError::Metrics { address, source })?;
+    // With port 0 only this line tells where the metrics are.
+    let address = listener.local_addr().unwrap_or(address);
+    tracing::info!(%address, "serving /metrics, /healthz and /readyz");
+    Ok(Some(listener))
+}
+
+impl Around {
+    fn start(
+        worker: &WorkerHandle,
+        control: ControlServer,
+        metrics: Option<TcpListener>,
+        exporter: Exporter,
+    ) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let pulse = Arc::new(Pulse::new());
+        let renewal = control.renewal();
+        let control = tokio::spawn(control.serve(worker.clone(), until(stopped.clone())));
+        tokio::spawn(upkeep(exporter.clone(), stopped.clone()));
+        let endpoint = metrics.map(|listener| {
+            let endpoint = Endpoint::new(exporter, Arc::clone(&pulse));
+            tokio::spawn(endpoint.serve(listener, until(stopped)))
+        });
+        Self { control, endpoint, stop, renewal, pulse }
+    }
+
+    fn renew(&self) {
+        match self.renewal.renew() {
+            Ok(()) => tracing::info!("the certificates were read again"),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "the certificates stay as they were");
+            }
+        }
+    }
+
+    /// Ends everything; calls under way may finish if there is time.
+    async fn stop(self, patient: bool) {
+        // Nobody listens: it has stopped already.
+        let _ = self.stop.send(true);
+        if patient {
+            // Whoever still reads an answer by then is cut.
+            let _ = timeout(END_PATIENCE, self.control).await;
+        }
+        if let Some(endpoint) = self.endpoint {
+            endpoint.abort();
+        }
+    }
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // The sender is gone: that is a stop too.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+async fn upkeep(exporter: Exporter, stopped: watch::Receiver<bool>) {
+    let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
+    let stop = until(stopped);
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => return,
+            _ = interval.tick() => exporter.upkeep(),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! From a [`Config`] to a running worker.
+
+use std::path::PathBuf;
+
+use tokio::task::JoinHandle;
+
+use crate::config::place::Places;
+use crate::config::{self, Config, VCPUS_OF_LARGEST};
+use crate::images::Images;
+use crate::worker::api::Capacity;
+use crate::worker::config::{LeaseSource, WorkerConfig, WorkerLimits};
+use crate::worker::microvms::MicrovmLauncher;
+use crate::worker::{self, Clock, WorkerEnd, WorkerHandle};
+
+/// The part of the host's memory that microVMs get by default, in quarters: the rest is the agent's, the page cache's and the VMMs'.
+const MEMORY_QUARTERS: u64 = 3;
+
+/// Why there is no worker.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The folder for packed code.
+    #[error("{path} cannot be made a store of images")]
+    Store {
+        /// The state folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The worker's own reason.
+    #[error(transparent)]
+    Worker(#[from] worker::StartError),
+}
+
+/// Starts the worker in this asynchronous runtime.
+pub(super) fn start(
+    config: &Config,
+    places: &Places,
+    images: Images,
+) -> Result<(WorkerHandle, JoinHandle<WorkerEnd>), StartError> {
+    let launcher = MicrovmLauncher::new(images, &places.state_dir)
+        .map_err(|source| StartError::Store { path: places.state_dir.clone(), source })?;
+    Ok(worker::start(worker_config(config, places, host_memory()), launcher, Clock::host())?)
+}
+
+/// What the worker is told.
+pub(super) fn worker_config(config: &Config, places: &Places, host_memory: u64) -> WorkerConfig {
+    let capacity = &config.capacity;
+    let memory = capacity.memory.map_or(host_memory / 4 * MEMORY_QUARTERS, |memory| memory.0);
+    let vcpus = capacity.environments.saturating_mul(VCPUS_OF_LARGEST);
+    let lease = match config.lease.source {
+        config::LeaseSource::Orchestrator => LeaseSource::FromOrchestrator,
+        config::LeaseSource::SelfIssued => LeaseSource::SelfIssued {
+            duration: config.lease.duration.0,
+            longest_invocation: config.lease.longest_invocation.0,
+        },
+    };
+    WorkerConfig {
+        limits: WorkerLimits {
+            capacity: Capacity {
+                environments: capacity.environments,
+                memory_mb: memory >> 20,
+                vcpus: capacity.vcpus.unwrap_or(vcpus),
+            },
+            per_function_version: capacity.environments_per_function_version,
+        },
+        idle_timeout: config.environments.idle_timeout.0,
+        reservation_lifetime: config.environments.reservation_lifetime.0,
+        lease,
+        ..WorkerConfig::new(&places.worker_id, places.state_dir.clone())
+    }
+}
+
+/// The host's memory in bytes.
+fn host_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
+}
