@@ -88,3 +88,23 @@ pub(crate) fn python_client() -> PathBuf {
             .arg(&list));
     })
 }
+
+/// An extension made of AWS's client for Rust, built from its pinned sources.
+pub(crate) fn rust_extension() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/extension-client/Cargo.toml");
+    let pinned = fs::read_to_string(&manifest).unwrap();
+    assert!(
+        pinned.contains("lambda-extension = \"=1.1.1\""),
+        "another version needs another cache name"
+    );
+    let folder = once("lambda-extension-1.1.1", |into| {
+        let target = tempfile::tempdir().unwrap();
+        run(Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--locked", "--manifest-path"])
+            .arg(&manifest)
+            .arg("--target-dir")
+            .arg(target.path()));
+        fs::copy(target.path().join("debug/extension-client"), into.join("extension")).unwrap();
+    });
+    folder.join("extension")
+}

@@ -7,7 +7,7 @@ use votive_protocol::{
     ExitStatus, GuestFrame, Kind, LogStream, ResponseOutcome, RuntimeErrorScope,
 };
 
-use crate::fetched::python_client;
+use crate::fetched::{python_client, rust_extension};
 use crate::harness::{Frame, Harness, RuntimeCommand};
 
 const HANDLERS: &str = r#"
@@ -183,4 +183,53 @@ fn a_reset_kills_a_python_function_that_sleeps() {
     harness.invoke(b"{}");
     harness.frames_until(Kind::Log);
     assert_eq!(harness.shut_down(60_000), Ending::Shutdown);
+}
+
+#[test]
+fn a_python_function_and_a_rust_extension_with_telemetry() {
+    let code = code(HANDLERS);
+    let client = python_client();
+    let path = format!("{}:{}", client.display(), code.path().display());
+    let runtime = RuntimeCommand {
+        program: "python3.11".to_owned(),
+        arguments: vec!["-m".to_owned(), "awslambdaric".to_owned(), "app.echo".to_owned()],
+        environment: vec![
+            ("PYTHONPATH".to_owned(), path),
+            ("LAMBDA_TASK_ROOT".to_owned(), code.path().display().to_string()),
+            ("PATH".to_owned(), std::env::var("PATH").unwrap()),
+        ],
+    };
+    // Its client registers under the name of its file and listens where telemetry is told to go.
+    let program = rust_extension();
+    let extension = RuntimeCommand {
+        program: program.display().to_string(),
+        arguments: Vec::new(),
+        environment: Vec::new(),
+    };
+    let extensions = vec![("extension".to_owned(), Some(extension))];
+    let mut harness = Harness::with_both(runtime, "app.echo", extensions);
+    let mut said = String::new();
+    for _ in 0..3 {
+        let id = harness.invoke(b"{}");
+        let frames = harness.frames_until(Kind::Done);
+        assert_eq!(payload(&frames), b"{\"event\": {}, \"left\": true}");
+        said.push_str(&log(&frames, LogStream::Extension));
+        assert!(said.contains(&format!("event invoke {id}\n")), "{said}");
+    }
+    harness.reset();
+    said.push_str(&log(&harness.frames_until(Kind::Down), LogStream::Extension));
+    for expected in [
+        "telemetry PlatformInitStart { initialization_type: OnDemand, phase: Init",
+        "telemetry PlatformExtension { name: \"extension\", state: \"Ready\", events: [\"INVOKE\", \"SHUTDOWN\"] }",
+        "telemetry PlatformTelemetrySubscription { name: \"extension\", state: \"Subscribed\"",
+        "telemetry PlatformStart {",
+        "telemetry function handled ",
+        "telemetry PlatformRuntimeDone {",
+        "telemetry PlatformReport {",
+        "event shutdown timeout\n",
+    ] {
+        assert!(said.contains(expected), "{expected} is not in:\n{said}");
+    }
+    assert_eq!(said.matches("telemetry PlatformReport {").count(), 3);
+    assert_eq!(harness.shut_down(0), Ending::Shutdown);
 }
