@@ -44,7 +44,7 @@ pub(super) const SIGNALS: [(&str, &str); 2] = [
 
 /// The worker of votive: runs functions in microVMs, driven over an encrypted socket.
 #[derive(Debug, Parser)]
-#[command(name = "votive-agent", version, about)]
+#[command(name = "votive-agent", version)]
 pub(super) struct Cli {
     #[command(flatten)]
     file: FileArgument,
