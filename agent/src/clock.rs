@@ -1,6 +1,6 @@
 //! The only file that reads a clock. All else is given the time.
 
-use std::ops::Add;
+use std::ops::{Add, Sub};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A point on the host's `CLOCK_MONOTONIC`, which `votive-vmm` writes its marks by too.
@@ -79,6 +79,15 @@ impl Add<Duration> for BootTime {
 
     fn add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration))
+    }
+}
+
+impl Sub<Duration> for BootTime {
+    type Output = Self;
+
+    /// No moment is before the clock's beginning.
+    fn sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration))
     }
 }
 

@@ -154,6 +154,8 @@ pub enum Action {
     Unthrottle,
     /// Kill the microVM's process.
     Kill,
+    /// Pass on the head of a streamed answer: its `Content-Type`.
+    Head(String),
     /// Pass on a piece of the answer. If the answer is buffered, it counts only once [`Action::Finished`] says so.
     Respond(ResponseMode, Vec<u8>),
     /// The caller's answer is complete, the invocation may go on. An invocation that ends without this is answered by its

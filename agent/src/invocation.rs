@@ -120,6 +120,8 @@ pub enum Ending {
 pub enum Step {
     /// Nothing to do.
     Nothing,
+    /// The head of a streamed answer is to be passed on: its `Content-Type`.
+    Head(String),
     /// A piece of the answer is to be passed on.
     Respond(ResponseMode, Vec<u8>),
     /// The caller's answer is complete.
@@ -333,8 +335,13 @@ impl Invocation {
     ) -> Result<Step, Violation> {
         match self.answer {
             Answer::Waiting => {
+                let head = match mode {
+                    // Whether there is an answer at all is known once it is whole.
+                    ResponseMode::Buffered => Step::Nothing,
+                    ResponseMode::Streaming => Step::Head(content_type.clone()),
+                };
                 self.answer = Answer::Answering { mode, content_type, bytes: 0 };
-                Ok(Step::Nothing)
+                Ok(head)
             }
             Answer::Answering { .. } | Answer::Answered(_) => Err(Violation::OutOfOrder),
         }

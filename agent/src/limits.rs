@@ -108,3 +108,25 @@ pub const PROVISION_FAILURES_MAX: u32 = 3;
 pub const PROVISION_RETRY_MAX: Duration = Duration::from_secs(60);
 /// Releases that are kept for callers who ask for them late.
 pub const RELEASES_KEPT_MAX: usize = 4096;
+/// The burst of a streamed answer in bytes (CONTRACT 4.1).
+pub const STREAM_BURST_BYTES: u64 = 6 * 1024 * 1024;
+/// The pace of a streamed answer after its burst (CONTRACT 4.1).
+pub const STREAM_BYTES_PER_SECOND: u64 = 2 * 1024 * 1024;
+/// Parts of an answer that may wait for their caller; a piece is at most 64 KiB. Four are a whole answer without a payload.
+pub const PARTS_WAITING_MAX: usize = 4;
+/// How long after an invocation's end its environment waits for a caller who does not take the answer.
+pub const OUTBOX_GRACE: Duration = Duration::from_secs(10);
+/// What a release brings of the log: the last 4 KB (CONTRACT 4.9).
+pub const LOG_TAIL_MAX: usize = 4 * 1024;
+/// Orders that may wait for an environment: an invocation and an end are all there are.
+pub const ORDERS_WAITING_MAX: usize = 8;
+/// Reports of environments that may wait for the worker's loop; an environment waits beyond that.
+pub const NOTICES_WAITING_MAX: usize = 1024;
+/// How long after a process's end its guest's last frames are read. They are in the socket already.
+pub const LAST_WORDS_GRACE: Duration = Duration::from_millis(250);
+/// Function versions whose images are packed at once. Each takes a processor, and room for its files.
+pub const PACKING_AT_ONCE: usize = 2;
+/// The longest field that is passed on beside a payload, in bytes; those with contexts have the protocol's own limit.
+pub const INVOKE_FIELD_MAX: usize = 1024;
+/// Callers who may wait for the release of one invocation.
+pub const RELEASE_WAITERS_MAX: usize = 16;

@@ -1,41 +1,35 @@
 //! `votive run`: one function, one microVM, one invocation, and nothing left behind.
 //!
-//! [`run`] prepares the disks, starts the microVM and enters the loop that owns the [`Environment`]: every event there is comes
-//! through one queue, is handed to the state machine with the time, and what that wants done is done.
+//! [`run`] prepares the disks, starts the microVM, and gives it to a task as a worker does with each of its environments, with
+//! the invocation waiting in it from the beginning. What is left to do is to read the answer, and to have it end.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::unix::OwnedReadHalf;
-use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinHandle;
-use votive_protocol::limits::MOUNTS_MAX;
-use votive_protocol::{
-    FaultCode, FileSystem, InitializationType, InvocationId, LogStream, Mount, MountTarget,
-    ResponseMode, ShutdownReason,
-};
+use tokio::sync::mpsc;
+use votive_protocol::{FaultCode, ShutdownReason};
 
-use crate::clock::{Moment, wall_clock};
+use crate::clock::Moment;
 use crate::cold_start::Timeline;
-use crate::environment::{Environment, EnvironmentSpec, new_invocation_id};
-use crate::event::{Action, Event, GoneReason, GuestEvent};
+use crate::environment::new_invocation_id;
+use crate::event::GoneReason;
 use crate::function::Function;
 use crate::images::{Images, ImagesError};
 use crate::invocation::{Condition, InvocationSpec, Outcome, never_begun};
-use crate::limits::{EVENTS_WAITING_MAX, MESSAGES_WAITING_MAX, PIPE_GRACE, SHUTDOWN_GRACE_MS};
-use crate::link::{Configuration, FrameReader, FrameWriter, HostMessage, Request};
-use crate::log::{LineCutter, LogWriter, function_line};
-use crate::microvm::{
-    Disk, KernelMemory, Microvm, MicrovmControl, MicrovmError, MicrovmSpec, Spawned,
-};
-use crate::report::{
-    LogFormat, end_line, extension_line, init_report_line, start_line, subscription_line,
-};
+use crate::limits::{ORDERS_WAITING_MAX, PARTS_WAITING_MAX};
+use crate::link::Request;
+use crate::log::LogWriter;
+use crate::microvm::{KernelMemory, Microvm, MicrovmControl, MicrovmError, MicrovmSpec};
+use crate::report::LogFormat;
 use crate::scratch::{self, ScratchError};
-use crate::worker::api::Initialization;
+use crate::worker::Clock;
+use crate::worker::actor::{self, ActorSpec, Job, Notice, Order};
+use crate::worker::api::{AnswerPart, EnvironmentId, Initialization};
+use crate::worker::journal::{Journal, Sink};
+use crate::worker::microvms::{disks, launched, mounts};
+use crate::worker::service::made_up_trace;
 
 /// What to run.
 #[derive(Debug)]
@@ -107,6 +101,9 @@ pub enum RunError {
     /// The microVM.
     #[error(transparent)]
     Microvm(#[from] MicrovmError),
+    /// The microVM came without what holds it.
+    #[error("the microVM cannot be held")]
+    NoControl,
     /// The operator ended it.
     #[error("ended by {0}")]
     Interrupted(&'static str),
@@ -147,9 +144,9 @@ impl Interrupts {
 /// # Errors
 /// [`RunError`] if it came to no invocation. Whatever is returned, no process, file or socket is left.
 pub async fn run(spec: RunSpec, interrupts: &mut Interrupts) -> Result<RunEnd, RunError> {
-    let timeline = Timeline { command: Some(Moment::now()), ..Timeline::default() };
+    let begun = Moment::now();
     let (spec, microvm_spec) = prepare(spec, interrupts).await?;
-    let started = Session::start(spec, microvm_spec, timeline)?;
+    let started = Session::start(spec, microvm_spec, begun)?;
     started.serve(interrupts).await
 }
 
@@ -186,14 +183,13 @@ fn open_everything(spec: &RunSpec) -> Result<MicrovmSpec, RunError> {
         Code::Zip(path) => pack(path)?,
     };
     let scratch = scratch::create(function.scratch_bytes())?;
-    let disk = |file, read_only| Disk { file, read_only };
     Ok(MicrovmSpec {
         vmm: images.vmm().to_owned(),
         kernel: images.kernel(),
         initrd: images.initrd(),
         vcpus: function.vcpus(),
         memory_mib: function.microvm_memory_mib(),
-        disks: vec![disk(runtime, true), disk(code, true), disk(scratch, false)],
+        disks: disks(runtime, code, None, scratch),
         console,
         kernel_memory: KernelMemory::default(),
         deadline: None,
@@ -219,301 +215,143 @@ fn pack(zip: &Path) -> Result<File, RunError> {
     Ok(image)
 }
 
-/// The disks of [`open_everything`], as PID 1 mounts them.
-fn mounts() -> [Option<Mount>; MOUNTS_MAX] {
-    let mount = |device, target, file_system| Some(Mount { device, target, file_system });
-    let mut mounts = [None; MOUNTS_MAX];
-    mounts[0] = mount(0, MountTarget::Root, FileSystem::Erofs);
-    mounts[1] = mount(1, MountTarget::Task, FileSystem::Erofs);
-    mounts[2] = mount(2, MountTarget::Tmp, FileSystem::Ext4);
-    mounts
-}
-
 /// A run with its microVM.
 struct Session {
     spec: RunSpec,
-    id: InvocationId,
-    environment: Environment,
-    timeline: Timeline,
-    events: mpsc::Receiver<Event>,
-    messages: mpsc::Sender<HostMessage>,
-    kill: Arc<Notify>,
-    tasks: [JoinHandle<()>; 2],
-    log: Option<Log>,
-    invoked: bool,
+    begun: Moment,
+    orders: mpsc::Sender<Order>,
+    notices: mpsc::Receiver<(EnvironmentId, Notice)>,
+    parts: mpsc::Receiver<AnswerPart>,
+    invocation: InvocationSpec,
     response: Vec<u8>,
     outcome: Option<Outcome>,
-    gone: Option<GoneReason>,
+    gone: Option<(GoneReason, Timeline)>,
+    /// The microVM ends when this is dropped.
+    _control: MicrovmControl,
 }
 
-struct Log {
-    writer: LogWriter,
-    format: LogFormat,
-    cutter: LineCutter,
-}
+/// The only environment there is.
+const ENVIRONMENT: EnvironmentId = EnvironmentId(1);
+/// How long a VMM may leave a question unanswered: none is asked.
+const NEVER_ASKED: Duration = Duration::from_secs(1);
 
 impl Session {
-    fn start(
-        spec: RunSpec,
-        microvm_spec: MicrovmSpec,
-        mut timeline: Timeline,
-    ) -> Result<Self, RunError> {
-        let Spawned { microvm, link, control, at } = Microvm::spawn(microvm_spec)?;
-        timeline.spawned = Some(at);
-        let (reader, writer) = link.into_split();
-        let (event_sender, events) = mpsc::channel(EVENTS_WAITING_MAX);
-        let (messages, mut message_receiver) = mpsc::channel::<HostMessage>(MESSAGES_WAITING_MAX);
-        let kill = Arc::new(Notify::new());
-        let watch = tokio::spawn(watch(microvm, control, Arc::clone(&kill), reader, event_sender));
-        let write = tokio::spawn(async move {
-            let mut writer = FrameWriter::new(writer);
-            while let Some(message) = message_receiver.recv().await {
-                if let Err(error) = writer.send(&message).await {
-                    // The reader notices the same, and tells.
-                    tracing::debug!(%error, "the guest was not told");
-                    return;
-                }
-            }
-        });
-        let environment = EnvironmentSpec {
-            init_timeout: spec.function.init_timeout(),
-            initialization: Initialization::OnDemand,
-            hang_timeout: None,
+    fn start(spec: RunSpec, microvm_spec: MicrovmSpec, begun: Moment) -> Result<Self, RunError> {
+        let mut launched = launched(Microvm::spawn(microvm_spec)?, mounts(false));
+        // A guest with one invocation has nothing to be paused for.
+        let control = launched.control.take().ok_or(RunError::NoControl)?;
+        let function = Arc::new(spec.function.clone());
+        let id = new_invocation_id();
+        let sink = match spec.log {
+            Some(_) => Sink::Stderr(LogWriter::to_stderr()),
+            None => Sink::Nowhere,
         };
-        let environment = Environment::new(environment, at);
-        let log = spec.log.map(|format| Log {
-            writer: LogWriter::to_stderr(),
-            format,
-            cutter: LineCutter::default(),
-        });
-        Ok(Self {
+        let format = spec.log.unwrap_or(LogFormat::Text);
+        let actor = ActorSpec {
+            id: ENVIRONMENT,
+            function: Arc::clone(&function),
+            initialization: Initialization::OnDemand,
+            hang_timeout: NEVER_ASKED,
+            clock: Clock::host(),
+            journal: Journal::new(ENVIRONMENT, format, sink),
+        };
+        let (orders, order_receiver) = mpsc::channel(ORDERS_WAITING_MAX);
+        let (notice_sender, notices) = mpsc::channel(ORDERS_WAITING_MAX);
+        let (caller, parts) = mpsc::channel(PARTS_WAITING_MAX);
+        let launch = std::future::ready(Ok(launched));
+        tokio::spawn(actor::run(actor, launch, order_receiver, notice_sender));
+        let invocation =
+            InvocationSpec { id, timeout: function.timeout(), memory_mb: function.memory_mb() };
+        let mut session = Self {
             spec,
-            id: new_invocation_id(),
-            environment,
-            timeline,
-            events,
-            messages,
-            kill,
-            tasks: [watch, write],
-            log,
-            invoked: false,
+            begun,
+            orders,
+            notices,
+            parts,
+            invocation,
             response: Vec::new(),
             outcome: None,
             gone: None,
-        })
+            _control: control,
+        };
+        session.invoke(caller);
+        Ok(session)
     }
 
-    /// The loop: until nothing is left of the environment.
+    fn invoke(&mut self, caller: mpsc::Sender<AnswerPart>) {
+        let request = Request {
+            id: self.invocation.id,
+            // Both are known when it is sent.
+            deadline_ms: 0,
+            realtime_ns: 0,
+            function_arn: self.spec.function.arn(),
+            trace_id: made_up_trace(),
+            client_context: String::new(),
+            cognito_identity: String::new(),
+            content_type: String::new(),
+            payload: std::mem::take(&mut self.spec.payload),
+        };
+        let job = Job { request, caller, log_tail: false };
+        self.order(Order::Invoke(Box::new(job)));
+    }
+
+    /// The loop: until nothing is left of the environment, and the answer is read.
     async fn serve(mut self, interrupts: &mut Interrupts) -> Result<RunEnd, RunError> {
         let mut interrupted = None;
-        while self.gone.is_none() {
-            let wait = self.environment.deadline().map(|deadline| deadline.since(Moment::now()));
-            let actions = tokio::select! {
-                event = self.events.recv() => match event {
-                    Some(event) => self.on(event),
-                    // The watcher's last event makes the environment `Gone`: it cannot be missing.
-                    None => self.environment.kill(GoneReason::LinkClosed, Moment::now()),
+        let mut answering = true;
+        while self.gone.is_none() || answering {
+            tokio::select! {
+                notice = self.notices.recv() => match notice {
+                    Some((_, notice)) => self.on_notice(notice),
+                    // The last notice is that it is gone: it cannot be missing.
+                    None => self.gone = self.gone.take().or(Some((GoneReason::Abandoned, Timeline::default()))),
                 },
-                () = sleep(wait) => self.on(Event::Tick),
+                part = self.parts.recv(), if answering => match part {
+                    Some(part) => self.on_part(part),
+                    None => answering = false,
+                },
                 signal = interrupts.next(), if interrupted.is_none() => {
                     interrupted = Some(signal);
-                    self.environment.kill(GoneReason::Shutdown, Moment::now())
+                    self.order(Order::Kill);
                 }
-            };
-            self.carry_out(actions);
+            }
+            if self.gone.is_some() && interrupted.is_some() {
+                break;
+            }
         }
         self.finish(interrupted)
     }
 
-    fn on(&mut self, event: Event) -> Vec<Action> {
-        let now = Moment::now();
-        match &event {
-            Event::Guest(GuestEvent::Phase(phase) | GuestEvent::Ready(phase)) => {
-                self.timeline.note_phase(phase.name, now);
-            }
-            Event::MicrovmEnded(end) => self.timeline.marks.clone_from(&end.marks),
-            Event::Guest(_) | Event::LinkClosed(_) | Event::VmmAnswered | Event::Tick => {}
-        }
-        if let Event::LinkClosed(Some(error)) = &event {
-            tracing::debug!(%error, "the guest link is over");
-        }
-        self.environment.on(event, now)
-    }
-
-    fn carry_out(&mut self, actions: Vec<Action>) {
-        let mut queue = VecDeque::from(actions);
-        while let Some(action) = queue.pop_front() {
-            queue.extend(self.act(action));
+    fn on_notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Finished(outcome, _) => self.outcome = Some(*outcome),
+            Notice::Idle => self.order(Order::Shutdown(ShutdownReason::Spindown)),
+            Notice::Gone(reason, timeline) => self.gone = Some((reason, *timeline)),
+            Notice::Launched(_) | Notice::Initialising | Notice::InitFailed | Notice::Begun(_) => {}
         }
     }
 
-    /// Does one thing; gives what follows from it.
-    fn act(&mut self, action: Action) -> Vec<Action> {
-        match action {
-            Action::Configure => self.send(HostMessage::Configure(Box::new(self.configuration()))),
-            Action::Invoke(id) => {
-                self.timeline.invoked = Some(Moment::now());
-                let version = self.spec.function.version().to_owned();
-                self.log_line(|format, time| start_line(id, &version, format, time));
-                let request = self.request(id);
-                self.send(HostMessage::Invoke(Box::new(request)))
-            }
-            Action::Reset(reason) => self.send(HostMessage::Reset(reason)),
-            Action::Shutdown(reason) => {
-                self.send(HostMessage::Shutdown { reason, grace_ms: SHUTDOWN_GRACE_MS })
-            }
-            Action::Pause
-            | Action::Resume
-            | Action::Throttle
-            | Action::Unthrottle
-            | Action::Answered(_) => Vec::new(),
-            Action::Extension(extension) => {
-                self.log_line(|format, time| extension_line(&extension, format, time));
-                Vec::new()
-            }
-            Action::Subscription(subscription) => {
-                self.log_line(|format, time| subscription_line(&subscription, format, time));
-                Vec::new()
-            }
-            Action::Kill => {
-                self.kill.notify_one();
-                Vec::new()
-            }
-            Action::Respond(ResponseMode::Buffered | ResponseMode::Streaming, mut bytes) => {
-                self.response.append(&mut bytes);
-                Vec::new()
-            }
-            Action::Log(stream, bytes) => {
-                self.log_function(stream, &bytes);
-                Vec::new()
-            }
-            Action::InitFailed(report) => {
-                self.flush_log();
-                self.log_line(|format, time| init_report_line(&report, format, time));
-                Vec::new()
-            }
-            Action::Idle => self.on_idle(),
-            Action::Finished(outcome) => {
-                self.on_finished(*outcome);
-                Vec::new()
-            }
-            Action::Gone(reason) => {
-                self.gone = Some(reason);
-                Vec::new()
-            }
+    fn on_part(&mut self, part: AnswerPart) {
+        if let AnswerPart::Bytes(mut bytes) = part {
+            self.response.append(&mut bytes);
         }
     }
 
-    fn on_idle(&mut self) -> Vec<Action> {
-        let now = Moment::now();
-        if self.invoked {
-            return self.environment.shutdown(ShutdownReason::Spindown, now);
-        }
-        self.invoked = true;
-        // `Idle` was just said: it can be taken.
-        self.environment.invoke(self.invocation(), now).unwrap_or_default()
+    fn order(&self, order: Order) {
+        // There is room for all the orders there are; an environment that is gone needs none.
+        let _ = self.orders.try_send(order);
     }
 
-    fn invocation(&self) -> InvocationSpec {
-        InvocationSpec {
-            id: self.id,
-            timeout: self.spec.function.timeout(),
-            memory_mb: self.spec.function.memory_mb(),
-        }
-    }
-
-    fn on_finished(&mut self, outcome: Outcome) {
-        self.timeline.finished = Some(Moment::now());
-        self.flush_log();
-        self.log_line(|format, time| end_line(&outcome.report, format, time));
-        self.log_line(|format, time| outcome.report.line(format, time));
-        self.outcome = Some(outcome);
-    }
-
-    fn send(&mut self, message: HostMessage) -> Vec<Action> {
-        match self.messages.try_send(message) {
-            Ok(()) => Vec::new(),
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                self.environment.kill(GoneReason::Stuck, Moment::now())
-            }
-            // The writer is gone because the link is: the reader tells.
-            Err(mpsc::error::TrySendError::Closed(_)) => Vec::new(),
-        }
-    }
-
-    fn configuration(&self) -> Configuration {
-        let now = wall_clock();
-        let date = crate::clock::rfc3339_milliseconds(now);
-        let date = date.get(..10).unwrap_or_default().replace('-', "/");
-        let instance = uuid::Uuid::new_v4().simple();
-        Configuration {
-            function: self.spec.function.clone(),
-            realtime_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
-            mounts: mounts(),
-            log_stream: format!("{date}/[{}]{instance}", self.spec.function.version()),
-            initialization: InitializationType::OnDemand,
-        }
-    }
-
-    fn request(&mut self, id: InvocationId) -> Request {
-        let now = wall_clock();
-        let deadline = now + self.spec.function.timeout();
-        let random = uuid::Uuid::new_v4().simple().to_string();
-        let trace = random.get(..24).unwrap_or_default();
-        Request {
-            id,
-            deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
-            function_arn: self.spec.function.arn(),
-            trace_id: format!("Root=1-{:08x}-{trace};Sampled=0", now.as_secs()),
-            client_context: String::new(),
-            cognito_identity: String::new(),
-            content_type: String::new(),
-            realtime_ns: 0,
-            payload: std::mem::take(&mut self.spec.payload),
-        }
-    }
-
-    fn log_line(&self, line: impl Fn(LogFormat, Duration) -> String) {
-        if let Some(log) = &self.log {
-            log.writer.line(line(log.format, wall_clock()).into_bytes());
-        }
-    }
-
-    fn log_function(&mut self, stream: LogStream, bytes: &[u8]) {
-        if let Some(log) = &mut self.log {
-            for line in log.cutter.push(stream, bytes) {
-                log.writer.line(function_line(stream, &line, log.format, wall_clock()));
-            }
-        }
-    }
-
-    fn flush_log(&mut self) {
-        if let Some(log) = &mut self.log {
-            for (stream, line) in log.cutter.flush() {
-                log.writer.line(function_line(stream, &line, log.format, wall_clock()));
-            }
-        }
-    }
-
-    fn finish(mut self, interrupted: Option<&'static str>) -> Result<RunEnd, RunError> {
-        for task in &self.tasks {
-            task.abort();
-        }
-        self.flush_log();
-        if let Some(log) = self.log.take() {
-            log.writer.finish();
-        }
+    fn finish(self, interrupted: Option<&'static str>) -> Result<RunEnd, RunError> {
         if let Some(signal) = interrupted {
             return Err(RunError::Interrupted(signal));
         }
-        let reason = self.gone.take().unwrap_or(GoneReason::Shutdown);
-        let outcome = match self.outcome.take() {
-            Some(outcome) => outcome,
-            None => never_begun(&self.invocation(), &reason),
-        };
+        let (reason, timeline) = self.gone.unwrap_or((GoneReason::Shutdown, Timeline::default()));
+        let timeline = Timeline { command: Some(self.begun), ..timeline };
+        let outcome = self.outcome.unwrap_or_else(|| never_begun(&self.invocation, &reason));
         let lost = (outcome.condition == Condition::Dead || reason != GoneReason::Shutdown)
             .then_some(reason);
-        Ok(RunEnd { outcome, response: self.response, timeline: self.timeline, lost })
+        Ok(RunEnd { outcome, response: self.response, timeline, lost })
     }
 }
 
@@ -522,43 +360,4 @@ impl Session {
 pub fn is_function_fault(reason: &GoneReason) -> bool {
     let own = [FaultCode::InvalidEntrypoint, FaultCode::InvalidWorkingDirectory];
     matches!(reason, GoneReason::Fault { code, .. } if own.contains(code))
-}
-
-async fn sleep(wait: Option<Duration>) {
-    match wait {
-        Some(wait) => tokio::time::sleep(wait).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Brings a microVM's events into the queue, its end last of all.
-async fn watch(
-    microvm: Microvm,
-    // Held for as long as the microVM may live, and not used: one invocation has no pause after it.
-    _control: MicrovmControl,
-    kill: Arc<Notify>,
-    reader: OwnedReadHalf,
-    events: mpsc::Sender<Event>,
-) {
-    let mut reading = tokio::spawn(read_frames(reader, events.clone()));
-    let end = microvm.wait(kill).await;
-    // What the guest said last is still to be read: it may be the reason of its end.
-    if tokio::time::timeout(PIPE_GRACE, &mut reading).await.is_err() {
-        reading.abort();
-    }
-    let _ = events.send(Event::MicrovmEnded(end)).await;
-}
-
-async fn read_frames(reader: OwnedReadHalf, events: mpsc::Sender<Event>) {
-    let mut reader = FrameReader::new(reader);
-    loop {
-        let (event, last) = match reader.next().await {
-            Ok(Some(frame)) => (Event::Guest(frame), false),
-            Ok(None) => (Event::LinkClosed(None), true),
-            Err(error) => (Event::LinkClosed(Some(error)), true),
-        };
-        if events.send(event).await.is_err() || last {
-            return;
-        }
-    }
 }

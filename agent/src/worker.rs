@@ -7,13 +7,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use votive_protocol::InvocationId;
 
+pub(crate) mod actor;
 pub mod api;
 pub mod config;
+pub mod core;
 pub mod errors;
-mod watch;
+pub(crate) mod journal;
+pub mod launcher;
+pub mod lease;
+pub mod lease_file;
+pub mod microvms;
+mod outbox;
+pub mod registry;
+pub(crate) mod service;
+mod start;
+mod store;
+mod time;
+pub(crate) mod watch;
+mod wires;
 
+#[cfg(test)]
+mod tests;
+
+pub use start::StartError;
+pub use time::Clock;
 pub use watch::Watch;
 
 use api::{
@@ -22,7 +42,28 @@ use api::{
     Provisioned, RegisterError, Release, Reservation, UnknownEnvironment, UnknownFunctionVersion,
     UnknownInvocation, WorkerState, WorkerStatus,
 };
+use config::WorkerConfig;
+use launcher::Launcher;
 use watch::Broadcast;
+
+/// How a worker came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerEnd {
+    /// Its lease, terminated.
+    pub lease: LeaseStatus,
+}
+
+/// Starts a worker in this asynchronous runtime. It ends when it has drained, at the latest when its lease does.
+///
+/// # Errors
+/// [`StartError`]; nothing was started then.
+pub fn start<L: Launcher>(
+    config: WorkerConfig,
+    launcher: L,
+    clock: Clock,
+) -> Result<(WorkerHandle, JoinHandle<WorkerEnd>), StartError> {
+    start::start(config, launcher, clock)
+}
 
 /// What others hold of a worker. Cheap to clone. A worker that has ended answers like one that is terminated.
 #[derive(Clone, Debug)]

@@ -38,7 +38,8 @@ pub(crate) struct Count {
     pub(crate) folders: usize,
 }
 
-/// Writes all files of `archive` below `folder`, which exists and is empty.
+/// Writes all files of `archive` below `folder`, which exists. What is there already hides what the archive has under the same
+/// name, as an upper layer hides a lower one; a folder shows what both have.
 pub(crate) fn fill<R: Read + Seek>(
     archive: &mut Archive<R>,
     folder: &Path,
@@ -68,12 +69,16 @@ fn fill_folder<R: Read + Seek>(
         };
         match child {
             Node::Folder { mode, .. } => {
-                let inner = make_folder(folder, name, *mode).map_err(failed)?;
-                count.folders += 1;
+                let Some((inner, made)) = make_folder(folder, name, *mode).map_err(failed)? else {
+                    continue;
+                };
+                count.folders += usize::from(made);
                 fill_folder(archive, child, inner.as_fd(), count)?;
             }
             Node::File { entry, mode } => {
-                let mut file = make_file(folder, name, *mode).map_err(failed)?;
+                let Some(mut file) = make_file(folder, name, *mode).map_err(failed)? else {
+                    continue;
+                };
                 count.files += 1;
                 archive.read(*entry, |piece| {
                     file.write_all(piece)
@@ -81,26 +86,49 @@ fn fill_folder<R: Read + Seek>(
                 })?;
             }
             Node::Link { target } => {
-                rustix::fs::symlinkat(&**target, folder, &**name).map_err(failed)?;
-                count.links += 1;
+                let made = unless_hidden(rustix::fs::symlinkat(&**target, folder, &**name));
+                count.links += usize::from(made.map_err(failed)?.is_some());
             }
         }
     }
     Ok(())
 }
 
-fn make_folder(parent: BorrowedFd<'_>, name: &str, mode: u32) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700))?;
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
-    let folder = rustix::fs::openat(parent, name, flags, Mode::empty())?;
-    // The process's umask has no say in the image.
-    rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode))?;
-    Ok(folder)
+/// Nothing if the name is taken.
+fn unless_hidden<T>(made: rustix::io::Result<T>) -> rustix::io::Result<Option<T>> {
+    match made {
+        Ok(made) => Ok(Some(made)),
+        Err(rustix::io::Errno::EXIST) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
-fn make_file(parent: BorrowedFd<'_>, name: &str, mode: u32) -> rustix::io::Result<File> {
+/// The folder, and whether it is new; nothing if something else hides it and all below.
+fn make_folder(
+    parent: BorrowedFd<'_>,
+    name: &str,
+    mode: u32,
+) -> rustix::io::Result<Option<(OwnedFd, bool)>> {
+    let made = rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700));
+    let made = unless_hidden(made)?.is_some();
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+    let folder = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+        Ok(folder) => folder,
+        Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) if !made => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if made {
+        // The process's umask has no say in the image.
+        rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode))?;
+    }
+    Ok(Some((folder, made)))
+}
+
+/// The file; nothing if something else hides it.
+fn make_file(parent: BorrowedFd<'_>, name: &str, mode: u32) -> rustix::io::Result<Option<File>> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
-    let file = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?;
+    let file = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600));
+    let Some(file) = unless_hidden(file)? else { return Ok(None) };
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
-    Ok(file.into())
+    Ok(Some(file.into()))
 }

@@ -15,5 +15,5 @@ mod tree;
 mod workplace;
 
 pub use limits::Limits;
-pub use optimise::{OptimiseError, Summary, optimise_zip, optimise_zip_unnamed};
+pub use optimise::{OptimiseError, Summary, optimise_zip, optimise_zip_unnamed, optimise_zips};
 pub use workplace::Workplace;

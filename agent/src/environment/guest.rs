@@ -145,6 +145,7 @@ impl Environment {
         };
         match busy.invocation.on(event) {
             Ok(Step::Nothing) => Vec::new(),
+            Ok(Step::Head(content_type)) => vec![Action::Head(content_type)],
             Ok(Step::Respond(mode, bytes)) => vec![Action::Respond(mode, bytes)],
             Ok(Step::Answered) => {
                 busy.invocation.answered().cloned().map(Action::Answered).into_iter().collect()

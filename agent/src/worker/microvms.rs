@@ -1,0 +1,193 @@
+//! The launcher of real microVMs.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, Semaphore};
+use votive_protocol::limits::MOUNTS_MAX;
+use votive_protocol::{FileSystem, Mount, MountTarget};
+
+use crate::function::{Function, FunctionSpec};
+use crate::images::Images;
+use crate::limits::{LAYERS_MAX, PACKING_AT_ONCE, SCRATCH_MIN_MB};
+use crate::microvm::{Disk, KernelMemory, Microvm, MicrovmSpec, Spawned};
+use crate::scratch;
+use crate::worker::api::{CodeSource, FunctionVersionSpec, RegisterError};
+use crate::worker::launcher::{LaunchError, LaunchOrder, Launched, Launcher};
+use crate::worker::registry::{Version, VersionImages};
+use crate::worker::store::{Packed, Store, StoreError, together};
+
+/// Starts `votive-vmm`.
+#[derive(Debug)]
+pub struct MicrovmLauncher {
+    images: Images,
+    store: Store,
+    packing: Semaphore,
+}
+
+impl MicrovmLauncher {
+    /// A launcher of these images, which keeps packed code in `state_dir`.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn new(images: Images, state_dir: &Path) -> std::io::Result<Self> {
+        let store = Store::open(state_dir)?;
+        Ok(Self { images, store, packing: Semaphore::new(PACKING_AT_ONCE) })
+    }
+}
+
+impl Launcher for MicrovmLauncher {
+    async fn prepare(&self, spec: FunctionVersionSpec) -> Result<Version, RegisterError> {
+        let function = check(&spec)?;
+        if !self.images.runtime(&function).is_file() {
+            return Err(RegisterError::UnknownRuntime { runtime: spec.runtime });
+        }
+        let _turn = self.packing.acquire().await.map_err(|_| RegisterError::Unavailable)?;
+        let store = self.store.clone();
+        let (code, layers) = (spec.code.clone(), spec.layers.clone());
+        let packed = tokio::task::spawn_blocking(move || pack(&store, &code, &layers));
+        let (code, layers) = packed
+            .await
+            .map_err(|_| RegisterError::Unavailable)?
+            .map_err(|error| describe(&error))?;
+        let digests: Vec<_> =
+            std::iter::once(code.sha256).chain(layers.iter().map(|it| it.sha256)).collect();
+        let images = VersionImages { code: code.image, layers: layers.map(|it| it.image) };
+        Ok(Version {
+            function: Arc::new(function),
+            code_sha256: together(&digests),
+            log_format: spec.log_format,
+            concurrency_limit: spec.concurrency_limit,
+            images: Arc::new(images),
+        })
+    }
+
+    async fn launch(&self, order: LaunchOrder) -> Result<Launched, LaunchError> {
+        let images = self.images.clone();
+        let spec = tokio::task::spawn_blocking(move || microvm_spec(&images, &order));
+        let spec = spec.await.map_err(|error| LaunchError(error.to_string()))??;
+        let mounts = mounts(spec.disks.len() > DISKS_WITHOUT_LAYERS);
+        let spawned = Microvm::spawn(spec).map_err(|error| LaunchError(chain(&error)))?;
+        Ok(launched(spawned, mounts))
+    }
+
+    fn forget(&self, images: &VersionImages) {
+        self.store.forget(&images.code);
+        if let Some(layers) = &images.layers {
+            self.store.forget(layers);
+        }
+    }
+}
+
+/// Runtime, code, scratch.
+const DISKS_WITHOUT_LAYERS: usize = 3;
+
+/// Checks a function version's configuration.
+pub(crate) fn check(spec: &FunctionVersionSpec) -> Result<Function, RegisterError> {
+    if spec.layers.len() > LAYERS_MAX {
+        return Err(RegisterError::TooManyLayers { count: spec.layers.len(), max: LAYERS_MAX });
+    }
+    // A part of a second is as wrong as none at all.
+    let seconds = |duration: std::time::Duration| match duration.subsec_nanos() {
+        0 => u32::try_from(duration.as_secs()).unwrap_or(u32::MAX),
+        _ => 0,
+    };
+    let function = FunctionSpec {
+        account: spec.account.clone(),
+        name: spec.function_name.clone(),
+        version: spec.version.clone(),
+        runtime: spec.runtime.clone(),
+        handler: spec.handler.clone(),
+        memory_mb: spec.memory_mb,
+        timeout_s: seconds(spec.timeout),
+        init_timeout_s: seconds(spec.init_timeout),
+        scratch_mb: match spec.ephemeral_storage_mb {
+            0 => SCRATCH_MIN_MB,
+            mb => mb,
+        },
+        environment: spec.environment.clone().into_iter().collect(),
+    };
+    Ok(function.validate()?)
+}
+
+fn pack(
+    store: &Store,
+    code: &CodeSource,
+    layers: &[CodeSource],
+) -> Result<(Packed, Option<Packed>), StoreError> {
+    Ok((store.code(code)?, store.layers(layers)?))
+}
+
+fn describe(error: &StoreError) -> RegisterError {
+    RegisterError::Code { reason: chain(error) }
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    text
+}
+
+fn microvm_spec(images: &Images, order: &LaunchOrder) -> Result<MicrovmSpec, LaunchError> {
+    let open = |what, path| Images::open(what, path).map_err(|error| LaunchError(chain(&error)));
+    let function = &order.function;
+    let runtime = open("the runtime image", images.runtime(function))?;
+    let code = open("the code image", order.images.code.clone())?;
+    let layers = order.images.layers.clone();
+    let layers = layers.map(|path| open("the layers' image", path)).transpose()?;
+    let scratch = scratch::create(function.scratch_bytes());
+    let scratch = scratch.map_err(|error| LaunchError(chain(&error)))?;
+    Ok(MicrovmSpec {
+        vmm: images.vmm().to_owned(),
+        kernel: images.kernel(),
+        initrd: images.initrd(),
+        vcpus: function.vcpus(),
+        memory_mib: function.microvm_memory_mib(),
+        disks: disks(runtime, code, layers, scratch),
+        console: None,
+        kernel_memory: KernelMemory::default(),
+        deadline: order.deadline,
+        cgroup: None,
+    })
+}
+
+/// The disks in the order of [`mounts`].
+pub(crate) fn disks(runtime: File, code: File, layers: Option<File>, scratch: File) -> Vec<Disk> {
+    let disk = |file, read_only| Disk { file, read_only };
+    let mut disks = vec![disk(runtime, true), disk(code, true)];
+    disks.extend(layers.map(|file| disk(file, true)));
+    disks.push(disk(scratch, false));
+    disks
+}
+
+/// The disks of [`disks`], as PID 1 mounts them.
+pub(crate) fn mounts(layers: bool) -> [Option<Mount>; MOUNTS_MAX] {
+    let mut targets =
+        vec![(MountTarget::Root, FileSystem::Erofs), (MountTarget::Task, FileSystem::Erofs)];
+    if layers {
+        targets.push((MountTarget::Opt, FileSystem::Erofs));
+    }
+    targets.push((MountTarget::Tmp, FileSystem::Ext4));
+    let mut mounts = [None; MOUNTS_MAX];
+    for (device, (place, (target, file_system))) in (0..).zip(mounts.iter_mut().zip(targets)) {
+        *place = Some(Mount { device, target, file_system });
+    }
+    mounts
+}
+
+/// A microVM that runs, as its environment's task needs it.
+pub(crate) fn launched(spawned: Spawned, mounts: [Option<Mount>; MOUNTS_MAX]) -> Launched {
+    let Spawned { microvm, link, control, at } = spawned;
+    let kill = Arc::new(Notify::new());
+    let process_id = microvm.process_id();
+    let end = Box::pin(microvm.wait(Arc::clone(&kill)));
+    let (control, share) = (Some(control), None);
+    Launched { link, control, process_id, end, kill, share, at, mounts }
+}
