@@ -1,6 +1,7 @@
 //! Where a worker listens: `https://HOST:PORT` or `unix:PATH`.
 
 use std::fmt;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -84,6 +85,10 @@ impl fmt::Display for Address {
         match self {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "https://[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "https://{host}:{port}"),
+            // Two slashes at its beginning would be taken for the empty host of a URL.
+            Self::Unix { path } if path.as_os_str().as_bytes().starts_with(b"//") => {
+                write!(f, "unix://{}", path.display())
+            }
             Self::Unix { path } => write!(f, "unix:{}", path.display()),
         }
     }

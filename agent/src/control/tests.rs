@@ -5,6 +5,7 @@ mod cli;
 mod flood;
 mod harness;
 mod openssl;
+mod orchestrator;
 mod slow;
 mod trust;
 mod wire;

@@ -16,6 +16,10 @@ fn an_address_is_read_and_written_alike() {
         assert_eq!(address.to_string(), text);
     }
     assert_eq!("unix:///run/x".parse(), Ok(Address::Unix { path: PathBuf::from("/run/x") }));
+    for path in ["//x", "///x", "////"] {
+        let address = Address::Unix { path: PathBuf::from(path) };
+        assert_eq!(address.to_string().parse(), Ok(address));
+    }
     let slash = Address::Tcp { host: String::from("a"), port: 1 };
     assert_eq!("https://a:1/".parse(), Ok(slash));
 }

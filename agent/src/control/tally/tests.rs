@@ -27,3 +27,16 @@ fn a_flood_fills_no_log() {
     assert_eq!(lines.admit(start + WINDOW), Some(1000 - LINES_MAX));
     assert_eq!(lines.admit(start + WINDOW), Some(0));
 }
+
+#[test]
+fn the_page_names_every_reason_and_every_call() {
+    let page = include_str!("../../../../docs/control-channel.md");
+    let (_, counted) = page.split_once("## What is counted and told").unwrap();
+    for cut in Cut::ALL {
+        assert!(counted.contains(&format!("`{}`", cut.name())), "{}", cut.name());
+    }
+    for call in crate::control::calls::CALLS {
+        let row = page.lines().find(|line| line.starts_with(&format!("| {} |", call.role)));
+        assert!(row.unwrap().contains(&format!("`{}`", call.name)), "{}", call.name);
+    }
+}

@@ -347,7 +347,7 @@ async fn run(handler: &str, payload: Vec<u8>, release: Release, sender: mpsc::Se
             let amount: usize = amount.parse().unwrap();
             pieces.resize(amount / 65_536, vec![b'x'; 65_536]);
         }
-        _ => pieces.push(payload),
+        _ => pieces.extend(payload.chunks(65_536).map(<[u8]>::to_vec)),
     }
     let end = AnswerPart::End {
         end_of_response: EndOfResponse::Complete,
