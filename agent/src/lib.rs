@@ -14,6 +14,7 @@ pub mod clock;
 pub mod cold_start;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod doctor;
 pub mod environment;
 pub mod event;

@@ -11,11 +11,12 @@ use votive_protocol::{InvocationId, ShutdownReason};
 use crate::clock::{BootTime, wall_clock};
 use crate::event::GoneReason;
 use crate::limits::{NOTICES_WAITING_MAX, ORDERS_WAITING_MAX, OUTBOX_GRACE};
+use crate::metrics::worker::WorkerMetrics;
 use crate::worker::actor::{self, ActorSpec, Job, Notice, Order};
 use crate::worker::api::{
-    EndReason, EnvironmentId, FunctionVersion, FunctionVersionId, LeaseError, LeaseStatus,
-    LeaseTimes, RegisterError, Release, UnknownInvocation, WorkerEventKind, WorkerState,
-    WorkerStatus,
+    EndReason, EnvironmentId, FunctionVersion, FunctionVersionId, InvokeError, LeaseError,
+    LeaseStatus, LeaseTimes, RegisterError, Release, UnknownInvocation, WorkerEventKind,
+    WorkerState, WorkerStatus,
 };
 use crate::worker::config::WorkerConfig;
 use crate::worker::core::{Core, Creation, Effect};
@@ -54,6 +55,7 @@ pub(super) struct Service<L> {
     releases: Releases,
     notices: (actor::Notices, mpsc::Receiver<(EnvironmentId, Notice)>),
     prepared: (mpsc::Sender<Prepared>, mpsc::Receiver<Prepared>),
+    metrics: WorkerMetrics,
     terminated: bool,
 }
 
@@ -97,6 +99,7 @@ impl<L: Launcher> Service<L> {
             releases: Releases::default(),
             notices: mpsc::channel(NOTICES_WAITING_MAX),
             prepared: mpsc::channel(NOTICES_WAITING_MAX),
+            metrics: WorkerMetrics::default(),
             terminated: false,
         }
     }
@@ -163,6 +166,7 @@ impl<L: Launcher> Service<L> {
             Command::Remove(id, reply) => {
                 let images = self.core.registry().get(id).map(|it| Arc::clone(&it.images));
                 let removed = self.core.remove(id, now);
+                self.metrics.removed(id);
                 if let Some(images) = images {
                     self.forget_images(&images);
                 }
@@ -175,14 +179,22 @@ impl<L: Launcher> Service<L> {
                 let _ = reply.send(all);
             }
             Command::Reserve { version, invocation, reply } => {
-                let _ = reply.send(self.reserve(version, invocation, now));
+                let reserved = self.reserve(version, invocation, now);
+                self.count_refusal(version, &reserved);
+                let _ = reply.send(reserved);
             }
             Command::Invoke(request, reply) => {
-                let _ = reply.send(self.invoke(*request, now));
+                let version = request.version;
+                let begun = self.invoke(*request, now);
+                self.count_refusal(version, &begun);
+                let _ = reply.send(begun);
             }
             Command::AwaitRelease(invocation, reply) => self.await_release(invocation, reply),
             Command::SetProvisioned { version, environments, reply } => {
                 let set = self.core.set_provisioned(version, environments, now);
+                if let Ok(set) = &set {
+                    self.metrics.provisioned(set);
+                }
                 self.carry_out();
                 let _ = reply.send(set);
             }
@@ -200,6 +212,24 @@ impl<L: Launcher> Service<L> {
                 self.carry_out();
                 let _ = reply.send(destroyed);
             }
+        }
+    }
+
+    /// Counts an event and tells it to whoever watches.
+    fn tell(&mut self, event: WorkerEventKind) {
+        self.metrics.event(&event);
+        if let WorkerEventKind::Environment(info) = &event
+            && let Ok(provisioned) = self.core.provisioned(info.version)
+            && provisioned.requested > 0
+        {
+            self.metrics.provisioned(&provisioned);
+        }
+        self.broadcast.tell(event);
+    }
+
+    fn count_refusal<T>(&self, version: FunctionVersionId, result: &Result<T, InvokeError>) {
+        if let Err(error) = result {
+            self.metrics.refused(version, error);
         }
     }
 
@@ -237,6 +267,9 @@ impl<L: Launcher> Service<L> {
             let registered = self.core.register(version.clone(), now)?;
             Ok(self.function_version(registered.id, &version))
         });
+        if let Ok(version) = &registered {
+            self.metrics.registered(version);
+        }
         self.carry_out();
         let _ = reply.send(registered);
     }
@@ -298,7 +331,7 @@ impl<L: Launcher> Service<L> {
                     self.order(id, Order::Kill);
                 }
                 Effect::Changed(info) => {
-                    self.broadcast.tell(WorkerEventKind::Environment(info));
+                    self.tell(WorkerEventKind::Environment(info));
                 }
                 Effect::LeaseChanged(state) => {
                     tracing::info!(?state, "the worker's lease");

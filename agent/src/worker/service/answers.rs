@@ -109,7 +109,7 @@ impl<L: Launcher> Service<L> {
     }
 
     pub(super) fn tell_invocation(
-        &self,
+        &mut self,
         environment: EnvironmentId,
         invocation: InvocationId,
         outcome: Option<&Outcome>,
@@ -123,7 +123,7 @@ impl<L: Launcher> Service<L> {
                 (_, Status::Timeout) => Some(String::from("Sandbox.Timedout")),
                 (Answered::Response { .. }, Status::Success) => None,
             });
-        self.broadcast.tell(WorkerEventKind::Invocation {
+        self.tell(WorkerEventKind::Invocation {
             invocation,
             version: info.version,
             environment,
