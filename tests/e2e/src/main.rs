@@ -72,6 +72,7 @@ impl Shard {
             let first = number.checked_sub(1)?;
             (first < of).then_some(Self { first, of })
         });
-        parsed.with_context(|| format!("{}={text}: I/N with 1 <= I <= N is allowed", Self::VARIABLE))
+        parsed
+            .with_context(|| format!("{}={text}: I/N with 1 <= I <= N is allowed", Self::VARIABLE))
     }
 }
