@@ -228,6 +228,13 @@ impl<'m> Telemetry<'m> {
         }
     }
 
+    /// What comes from now on may wait as subscribers asked for.
+    pub fn end_flush(&mut self) {
+        for subscriber in self.subscribers.iter_mut().flatten() {
+            subscriber.flush = false;
+        }
+    }
+
     /// Whether nothing is left that a subscriber takes now.
     #[must_use]
     pub fn is_flushed(&self, now_ns: u64) -> bool {

@@ -304,6 +304,7 @@ impl Server<'_> {
 
     fn finish_invocation(&mut self, facts: &dyn Facts) {
         self.flush_until_ns = None;
+        self.telemetry.end_flush();
         if let Some(mut done) = self.event.done(self.over_ns, facts.memory_peak_bytes()) {
             if self.extensions.is_empty() {
                 done.extensions_ns = 0;

@@ -7,6 +7,8 @@ use crate::limits::DESTINATION_MAX;
 
 /// Room for a request's head and a note of what was dropped.
 const HEAD_MAX: usize = 512 + DESTINATION_MAX;
+// A path, a note, and what is written around them.
+const _: () = assert!(DESTINATION_MAX + super::NOTE_MAX + 160 < HEAD_MAX);
 /// `HTTP/1.1 200`
 const STATUS_LEN: usize = 12;
 

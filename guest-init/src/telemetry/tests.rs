@@ -282,3 +282,15 @@ proptest! {
         crate::exercise::telemetry(&operations.iter().flat_map(|(a, b, c)| [*a, *b as u8, *c]).collect::<Vec<_>>());
     }
 }
+
+#[test]
+fn a_flush_ends_with_its_invocation() {
+    let mut memory = vec![0; 1024];
+    let mut telemetry = Telemetry::new(&mut memory);
+    telemetry.subscribe(0, parse(HTTP).unwrap(), Api::Telemetry, 0).unwrap();
+    telemetry.flush();
+    telemetry.unreachable(0, 0);
+    telemetry.end_flush();
+    telemetry.line(Tag::Function, AT, b"a");
+    assert!(!telemetry.is_due(0, RETRY_NS.min(24_000_000)) && telemetry.is_due(0, 60_000_000));
+}

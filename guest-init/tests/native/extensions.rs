@@ -8,7 +8,7 @@ use votive_protocol::{
 };
 
 use crate::client::{Client, NEXT, get, post};
-use crate::extension_peers::{Sink, put, register, request};
+use crate::extension_peers::{Sink, Stage, put, register, request};
 use crate::harness::{Frame, Harness, RuntimeCommand};
 
 fn bash(script: &str) -> RuntimeCommand {
@@ -137,7 +137,7 @@ fn the_runtime_waits_for_registrations_and_the_init_phase_for_everybody() {
 #[test]
 fn a_reset_ends_in_phases_and_the_next_invocation_begins_anew() {
     // The runtime does not mind SIGTERM, the extension ends when it is told.
-    let runtime = bash("trap 'echo terminated' TERM; while true; do sleep 0.05; done");
+    let runtime = bash("trap 'echo terminated' TERM; echo ready; while true; do sleep 0.05; done");
     let extension = bash(
         "exec 3<>/dev/tcp/${AWS_LAMBDA_RUNTIME_API/://}; \
          printf 'POST /2020-01-01/extension/register HTTP/1.1\\r\\nHost: h\\r\\nLambda-Extension-Name: watcher\\r\\nContent-Length: 23\\r\\n\\r\\n{\"events\":[\"SHUTDOWN\"]}' >&3; \
@@ -153,13 +153,8 @@ fn a_reset_ends_in_phases_and_the_next_invocation_begins_anew() {
     for _ in 0..2 {
         // Nobody asks for it: the runtime never does.
         let id = harness.invoke(b"{}");
-        loop {
-            if let GuestFrame::Phase(phase) = harness.frame().read()
-                && phase.name == PhaseName::RuntimeStarted
-            {
-                break;
-            }
-        }
+        // It minds SIGTERM until it has said that it does not.
+        while !matches!(harness.frame().read(), GuestFrame::Log(LogStream::Stdout, b"ready\n")) {}
         let before = Instant::now();
         harness.reset();
         let frames = harness.frames_until(Kind::Down);
@@ -210,26 +205,34 @@ fn extensions_without_shutdown_are_killed_and_those_with_it_have_two_seconds() {
 
 #[test]
 fn a_crash_takes_the_invocation_and_everything_else_with_it() {
-    let extension = bash("sleep 0.2; echo last words; exit 7");
+    let mut stage = Stage::new();
+    let extension = bash(&stage.script("brief"));
     let mut harness = Harness::with_extensions(vec![("brief".to_owned(), Some(extension))]);
-    let id = harness.invoke(b"{}");
-    let frames = harness.frames_until(Kind::ExtensionExited);
-    match frames.last().unwrap().read() {
-        GuestFrame::ExtensionExited(exited) => {
-            assert_eq!((exited.name, exited.fault), ("brief", ExtensionFault::Crash));
-            assert_eq!((exited.status, exited.id), (Some(ExitStatus::Code(7)), Some(id)));
-        }
-        other => panic!("{other:?}"),
-    }
-    let said = |frame: &Frame| {
-        matches!(frame.read(), GuestFrame::Log(LogStream::Extension, b"last words\n"))
-    };
-    assert!(frames.iter().any(said), "its log comes before its end");
-    harness.frames_until(Kind::Down);
     // The next invocation starts it again.
-    harness.invoke(b"{}");
-    harness.frames_until(Kind::ExtensionExited);
-    harness.frames_until(Kind::Down);
+    for _ in 0..2 {
+        let id = harness.invoke(b"{}");
+        let mut brief = Extension::register(&harness, "brief", INVOKE);
+        brief.next();
+        let mut runtime = Client::connect(harness.api);
+        runtime.send(&get(NEXT));
+        assert_eq!(brief.event()["requestId"], id.to_string());
+        stage.exit("brief", 7);
+        let frames = harness.frames_until(Kind::ExtensionExited);
+        match frames.last().unwrap().read() {
+            GuestFrame::ExtensionExited(exited) => {
+                assert_eq!((exited.name, exited.fault), ("brief", ExtensionFault::Crash));
+                assert_eq!((exited.status, exited.id), (Some(ExitStatus::Code(7)), Some(id)));
+            }
+            other => panic!("{other:?}"),
+        }
+        let said = |frame: &Frame| {
+            matches!(frame.read(), GuestFrame::Log(LogStream::Extension, b"last words\n"))
+        };
+        assert!(frames.iter().any(said), "its log comes before its end");
+        // The test's connections are the last that is left of this life.
+        drop((brief, runtime));
+        harness.frames_until(Kind::Down);
+    }
     assert_eq!(harness.shut_down(0), Ending::Shutdown);
 }
 
