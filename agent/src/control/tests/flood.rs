@@ -88,7 +88,8 @@ async fn ten_thousand_half_open_connections_cost_what_a_few_cost_and_keep_nobody
         peak / 1024,
     );
     let grown = peak.saturating_sub(full);
-    assert!(grown < 4 * 1024 * 1024, "{grown} bytes more than with a full house");
+    // Were each one kept, ten thousand handshakes of some 10 KiB would be a hundred MiB.
+    assert!(grown < 8 * 1024 * 1024, "{grown} bytes more than with a full house");
     channel.stop().await;
 }
 
