@@ -13,7 +13,6 @@ use votive_lab::{Job, Stream};
 
 use crate::binaries;
 use crate::cache::Cache;
-use crate::image;
 use crate::kernel;
 use crate::labimage;
 use crate::place;
@@ -61,8 +60,9 @@ struct Budgets {
 /// Measures, prints a table, and compares with the budgets.
 pub(crate) fn run(arguments: &BenchArguments, progress: &Progress) -> Result<ExitCode> {
     setup::run(progress)?;
-    image(None, progress)?;
     let cache = Cache::open()?;
+    binaries::build_microvm(&cache, progress)?;
+    kernel::build(&cache, progress)?;
     let program = binaries::compile(progress, binaries::BENCH)?;
     if arguments.kernel_fragments {
         fragments(arguments, &cache, &program, progress)?;

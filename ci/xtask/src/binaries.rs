@@ -58,16 +58,24 @@ pub(crate) const BENCH: Program =
 
 /// Builds the programs that a worker and its guests consist of, and makes them the current ones.
 pub(crate) fn build(cache: &Cache, progress: &Progress) -> Result<()> {
-    for program in [VMM, VOTIVE] {
-        let built = compile(progress, program)?;
-        let kept = keep(cache, program, &built)?;
-        cache.link(&format!("bin/{}", program.name), &kept)?;
-    }
+    make_current(cache, progress, VOTIVE)?;
+    build_microvm(cache, progress)
+}
+
+/// Builds what a microVM consists of, beside a kernel: the VMM and PID 1.
+pub(crate) fn build_microvm(cache: &Cache, progress: &Progress) -> Result<()> {
+    make_current(cache, progress, VMM)?;
     let init = compile(progress, INIT)?;
     let entry = cache.entry(Key::new("init-cpio", 1).file("init", &init)?, |into| {
         Ok(fs::write(into.join("init.cpio"), initramfs(&fs::read(&init)?))?)
     })?;
     cache.link("init.cpio", &entry.join("init.cpio"))?;
+    Ok(())
+}
+
+fn make_current(cache: &Cache, progress: &Progress, program: Program) -> Result<()> {
+    let kept = keep(cache, program, &compile(progress, program)?)?;
+    cache.link(&format!("bin/{}", program.name), &kept)?;
     Ok(())
 }
 
