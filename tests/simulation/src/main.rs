@@ -1,4 +1,6 @@
 //! `votive-simulation [--schedules N] [--seed N]`: plays worlds until one of them fails.
+//!
+//! A million of them: `cargo run --release -p votive-simulation -- --schedules 1000000`.
 
 #![forbid(unsafe_code)]
 

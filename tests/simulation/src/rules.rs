@@ -1,6 +1,10 @@
 //! What every world is held to.
 
-use votive_agent::worker::api::{Capacity, ProvisionedStatus, WorkerState};
+use std::time::Duration;
+
+use votive_agent::worker::api::{
+    Capacity, EnvironmentState, FunctionVersionId, Initialization, ProvisionedStatus, WorkerState,
+};
 
 use crate::world::{Failure, World};
 
@@ -108,9 +112,10 @@ impl World {
             return Ok(());
         }
         // Hung ones are found by their time-outs: boot 60 s, then a kill, a wait of a minute at most, a boot and an init.
-        let end = self.now + 240 * SECOND;
+        let mut end = self.now + 240 * SECOND;
         while self.now < end && !self.terminated {
             self.counts.steps += 1;
+            let blocked = known.iter().any(|id| self.is_blocked(*id));
             match self.core.lease().schedule() {
                 Some(schedule) if schedule.drain_at.nanoseconds() > end => {}
                 // The lease ends first.
@@ -119,18 +124,40 @@ impl World {
             if self.next().is_none_or(|next| next > end) || !self.go_on() {
                 break;
             }
+            if blocked {
+                // Whatever takes the room may take it for the longest invocation; the wait begins when it is free.
+                end = self.now + 240 * SECOND;
+            }
             self.check(seed)?;
         }
         for id in known {
             let Ok(provisioned) = self.core.provisioned(id) else { continue };
-            let blocked = provisioned.status == ProvisionedStatus::Failed
-                && provisioned.status_reason.contains("no room");
-            if provisioned.available < provisioned.requested && !blocked {
+            if provisioned.available < provisioned.requested
+                && !self.is_blocked(id)
+                && !self.is_starting(id)
+            {
                 let what = format!("provisioned concurrency is not restored: {provisioned:?}");
                 return Err(Failure { seed, step: self.counts.steps, what });
             }
             self.counts.restored += u64::from(provisioned.available);
         }
         Ok(())
+    }
+
+    /// Whether one of the version's provisioned environments has just been begun: the one before ended with its own lease.
+    fn is_starting(&self, id: FunctionVersionId) -> bool {
+        self.core.environments(Some(id), self.boot_time()).iter().any(|environment| {
+            matches!(environment.state, EnvironmentState::Creating | EnvironmentState::Initialising)
+                && environment.initialization == Initialization::Provisioned
+                && environment.age < Duration::from_secs(100)
+        })
+    }
+
+    /// Whether there is no room for all of the version's provisioned environments.
+    fn is_blocked(&self, id: FunctionVersionId) -> bool {
+        self.core.provisioned(id).is_ok_and(|provisioned| {
+            provisioned.status == ProvisionedStatus::Failed
+                && provisioned.status_reason.contains("no room")
+        })
     }
 }
