@@ -18,6 +18,7 @@ pub mod daemon;
 pub mod doctor;
 pub mod environment;
 pub mod event;
+pub mod fake_guest;
 pub mod function;
 pub mod fuzz;
 pub mod images;
