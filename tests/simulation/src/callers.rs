@@ -116,7 +116,7 @@ impl World {
             invocation = held.invocation;
         }
         let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(&self.random.next().to_be_bytes());
+        bytes[..8].copy_from_slice(&self.random.number().to_be_bytes());
         let token = Token(bytes);
         let was_taken = self.taken.contains_key(&invocation);
         let now = self.boot_time();

@@ -41,7 +41,6 @@ pub(crate) enum Happening {
     Hello,
     Ready,
     InitError,
-    InitExit,
     Fault,
     Respond(InvocationKey),
     Done(InvocationKey),
@@ -274,8 +273,7 @@ impl World {
             }
             Happening::Down => self.down(id),
             Happening::Lie => self.lie(id),
-            Happening::InitExit
-            | Happening::VmmAnswer
+            Happening::VmmAnswer
             | Happening::PoweredOff
             | Happening::Killed
             | Happening::Deadline => {}
@@ -353,8 +351,9 @@ impl World {
         if let Some(place) = self.places.get_mut(&id) {
             place.guest.lying = true;
         }
-        let wrong =
-            InvocationId(self.random.next().to_be_bytes().repeat(2).try_into().unwrap_or([0; 16]));
+        let wrong = InvocationId(
+            self.random.number().to_be_bytes().repeat(2).try_into().unwrap_or([0; 16]),
+        );
         let event = match self.random.below(4) {
             0 => GuestEvent::Hello(Hello { version: VERSION, started_ns: 1 }),
             1 => GuestEvent::ResponseEnd {
