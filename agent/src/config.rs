@@ -1,7 +1,7 @@
 //! The configuration of `votive-agent`: one TOML file.
 //!
 //! The documentation comments of [`Config`] and what it holds are the only text about fields that there is: `--help`, the man page and
-//! `docs/configuration.md` are made of them by [`reference`]. [`parse`] reads the text, [`Config::problems`] judges the values,
+//! `docs/configuration.md` are made of them by [`mod@reference`]. [`parse`] reads the text, [`Config::problems`] judges the values,
 //! [`check`] looks at the files that they name.
 
 use std::path::{Path, PathBuf};

@@ -15,6 +15,7 @@ pub mod api;
 pub mod config;
 pub mod core;
 pub mod errors;
+pub mod ids;
 pub(crate) mod journal;
 pub mod launcher;
 pub mod lease;

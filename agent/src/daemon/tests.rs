@@ -62,12 +62,12 @@ fn each_flaw_of_a_host_is_told() {
 fn only_the_vmms_of_the_predecessor_are_found() {
     let vmm = "/usr/lib/votive/bin/votive-vmm";
     let folder = files(&[
-        ("10/cmdline", &format!("{vmm}\0--vcpus\01\0--parent\0777\0")),
-        ("11/cmdline", &format!("{vmm}\0--parent\0778\0")),
-        ("12/cmdline", "/usr/bin/cat\0--parent\0777\0"),
-        ("13/cmdline", &format!("{vmm}\0--cmdline\0--parent\0--vcpus\0777\0")),
+        ("10/cmdline", &format!("{vmm}\0--vcpus\01\0--parent\x00777\0")),
+        ("11/cmdline", &format!("{vmm}\0--parent\x00778\0")),
+        ("12/cmdline", "/usr/bin/cat\0--parent\x00777\0"),
+        ("13/cmdline", &format!("{vmm}\0--cmdline\0--parent\0--vcpus\x00777\0")),
         ("14/cmdline", ""),
-        ("self/cmdline", &format!("{vmm}\0--parent\0777\0")),
+        ("self/cmdline", &format!("{vmm}\0--parent\x00777\0")),
     ]);
     assert_eq!(processes(folder.path(), 777, Path::new(vmm)), [10]);
     assert_eq!(processes(folder.path(), 1, Path::new(vmm)), Vec::<u32>::new());

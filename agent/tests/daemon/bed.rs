@@ -125,6 +125,15 @@ impl Bed {
             .collect()
     }
 
+    /// Waits until there are that many such processes: a start shows a moment after it was asked for.
+    pub(crate) fn await_processes(&self, count: usize) {
+        let started = Instant::now();
+        while self.processes().len() < count {
+            assert!(started.elapsed() < PATIENCE, "only: {:?}", self.processes());
+            std::thread::yield_now();
+        }
+    }
+
     /// Waits until no such process is left. The kernel takes a moment to end those whose parent was killed.
     pub(crate) fn await_nobody(&self) {
         let started = Instant::now();

@@ -144,7 +144,7 @@ fn killed() {
     let driver = Driver::new(&bed);
     let version = driver.register(&bed, "hang", 600);
     let _answer = driver.invoke(&version, INVOCATION, "{}");
-    assert!(bed.processes().len() >= 2, "{:?}", bed.processes());
+    bed.await_processes(2);
     agent.signal(Signal::KILL);
     assert_eq!(agent.wait(), -9);
     bed.await_nobody();
