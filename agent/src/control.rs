@@ -1,8 +1,8 @@
 //! The control channel's server: what an orchestrator says to this worker.
 //!
 //! A connection passes these in order, and each may end it: [`admission`] (how many there may be), TLS with the caller's
-//! certificate and its role (`votive_control::tls`), HTTP/2 with its limits ([`connection`]), the role that the call needs
-//! ([`calls`]), and only then a message is decoded and [`service`] asks the worker. Whatever is refused is counted in
+//! certificate and its role (`votive_control::tls`), HTTP/2 with its limits (`connection`), the role that the call needs
+//! ([`calls`]), and only then a message is decoded and `service` asks the worker. Whatever is refused is counted in
 //! [`tally`] and told in the log, which never holds a payload.
 //!
 //! **Invariant:** nothing here is sized by a peer: connections, handshakes, streams, headers, messages and payloads under way

@@ -198,8 +198,8 @@ impl Counts {
 /// The counts in one line of a test runner: `test result: ok. 3 passed; 1 failed; ...` of libtest, or
 /// `Summary [ 1.2s] 4 tests run: 3 passed, 1 failed, 1 timed out, ...` of nextest.
 fn counts_in(line: &str) -> Counts {
-    let line = line.trim();
-    if !line.starts_with("test result: ") && !line.starts_with("Summary [") {
+    // What nextest repeats of a failed program's output is indented, and was counted by nextest itself.
+    if !line.starts_with("test result: ") && !line.trim_start().starts_with("Summary [") {
         return Counts::default();
     }
     let words: Vec<&str> = line.split([' ', ',', ';']).filter(|word| !word.is_empty()).collect();
