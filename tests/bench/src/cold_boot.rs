@@ -23,7 +23,7 @@ pub struct Cost {
     pub pid1: Series,
     /// VM exits until then.
     pub exits: Series,
-    /// Private memory beside the guest's when PID 1 runs, in KiB; see [`private_kib`].
+    /// Private memory beside the guest's when PID 1 runs, in KiB; see `private_kib`.
     pub private_memory: Series,
 }
 
