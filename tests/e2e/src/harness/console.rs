@@ -64,7 +64,9 @@ impl Console {
         let told = if !words.is_empty() {
             format!("--- the guest's console\n{words}\n--- its end\n")
         } else if said.contains(RESET) {
-            format!("{said}--- the guest's kernel did not panic: this was a triple fault\n")
+            format!(
+                "{said}--- the guest's kernel said nothing: a triple fault, or a panic before it had a console\n"
+            )
         } else {
             return;
         };
