@@ -25,7 +25,7 @@ mod tests;
 
 /// What a memory size of one vCPU is, in MB (CONTRACT 4.6). The share grows with the memory in proportion.
 pub const MEMORY_OF_ONE_CPU_MB: u64 = 1769;
-/// The period of [`EnvironmentCgroup::throttle`], in microseconds.
+/// The period of [`CpuMax::throttle`], in microseconds.
 ///
 /// A throttled guest runs until its share of a period is used up and then not at all until the next period: this bounds how
 /// long that is. With the kernel's own default of 100 ms a function of 128 MB would run 7.2 ms and stand still for 93 ms,
@@ -120,9 +120,15 @@ pub struct Cgroups {
 #[derive(Debug)]
 pub struct EnvironmentCgroup {
     path: PathBuf,
-    cpu_max: File,
-    quota_us: u64,
+    cpu_max: Arc<CpuMax>,
     removed: bool,
+}
+
+/// The processor time that a group may use.
+#[derive(Debug)]
+pub struct CpuMax {
+    file: File,
+    quota_us: u64,
 }
 
 /// What the processes of a group have used so far.
@@ -185,10 +191,9 @@ fn limit(path: &Path, spec: &CgroupSpec) -> Result<EnvironmentCgroup, CgroupErro
     let threads = u64::from(spec.vcpus) + u64::from(spec.disks) + THREADS_MAX;
     write(&path.join("pids.max"), &threads.to_string())?;
     let cpu_max = path.join("cpu.max");
-    let cpu_max =
-        OpenOptions::new().write(true).open(&cpu_max).map_err(failed("open", &cpu_max))?;
-    let quota_us = quota_us(spec.memory_mb);
-    Ok(EnvironmentCgroup { path: path.to_owned(), cpu_max, quota_us, removed: false })
+    let file = OpenOptions::new().write(true).open(&cpu_max).map_err(failed("open", &cpu_max))?;
+    let cpu_max = Arc::new(CpuMax { file, quota_us: quota_us(spec.memory_mb) });
+    Ok(EnvironmentCgroup { path: path.to_owned(), cpu_max, removed: false })
 }
 
 /// The processor time that a memory size buys in each [`PERIOD_US`], in microseconds.
@@ -214,24 +219,11 @@ impl EnvironmentCgroup {
         OpenOptions::new().write(true).open(&path).map_err(failed("open", &path))
     }
 
-    /// Gives the group its memory size's share of the processors and no more: for invocations.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub fn throttle(&self) -> io::Result<()> {
-        self.set_cpu(&format!("{} {PERIOD_US}", self.quota_us))
-    }
-
-    /// Lets the group use all of its vCPUs: for the init phase.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub fn unthrottle(&self) -> io::Result<()> {
-        self.set_cpu(&format!("max {PERIOD_US}"))
-    }
-
-    fn set_cpu(&self, value: &str) -> io::Result<()> {
-        self.cpu_max.write_all_at(value.as_bytes(), 0)
+    /// Its processor time, which is kept apart: an environment sets it for as long as it lives, and another task waits for the
+    /// group's end.
+    #[must_use]
+    pub fn cpu_max(&self) -> Arc<CpuMax> {
+        Arc::clone(&self.cpu_max)
     }
 
     /// What its processes have used.
@@ -269,6 +261,28 @@ impl EnvironmentCgroup {
                 removed => return removed.map_err(failed("remove", &self.path)),
             }
         }
+    }
+}
+
+impl CpuMax {
+    /// Gives the group its memory size's share of the processors and no more: for invocations.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn throttle(&self) -> io::Result<()> {
+        self.set(&format!("{} {PERIOD_US}", self.quota_us))
+    }
+
+    /// Lets the group use all of its vCPUs: for the init phase.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn unthrottle(&self) -> io::Result<()> {
+        self.set(&format!("max {PERIOD_US}"))
+    }
+
+    fn set(&self, value: &str) -> io::Result<()> {
+        self.file.write_all_at(value.as_bytes(), 0)
     }
 }
 

@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 use votive_protocol::limits::REQUEST_PAYLOAD_MAX;
 
+use crate::causes::with_causes;
 use crate::doctor;
 use crate::function::{FunctionError, FunctionSpec};
 use crate::images::{FOLDER_VARIABLE, Images, ImagesError};
@@ -382,15 +383,9 @@ fn fail(error: &dyn std::error::Error) -> u8 {
     EXIT_FAILURE
 }
 
-/// An error with its causes in one line.
+/// An error as this program tells it.
 fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = format!("votive: {error}");
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(&format!(": {source}"));
-        cause = source.source();
-    }
-    text
+    format!("votive: {}", with_causes(error))
 }
 
 fn complain(text: &(impl std::fmt::Display + ?Sized)) {

@@ -3,6 +3,8 @@
 use std::ops::{Add, Sub};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// A point on the host's `CLOCK_MONOTONIC`, which `votive-vmm` writes its marks by too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(Duration);
@@ -11,11 +13,7 @@ impl Moment {
     /// Now.
     #[must_use]
     pub fn now() -> Self {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        // The monotonic clock is never negative, and a nanosecond count is below 1e9.
-        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-        let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or(0);
-        Self(Duration::new(seconds, nanoseconds))
+        Self(read(ClockId::Monotonic))
     }
 
     /// The moment at which the clock shows `nanoseconds`.
@@ -48,11 +46,7 @@ impl BootTime {
     /// Now.
     #[must_use]
     pub fn now() -> Self {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        // This clock starts at zero too.
-        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-        let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or(0);
-        Self(Duration::new(seconds, nanoseconds))
+        Self(read(ClockId::Boottime))
     }
 
     /// The moment at which the clock shows `nanoseconds`.
@@ -89,6 +83,15 @@ impl Sub<Duration> for BootTime {
     fn sub(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(duration))
     }
+}
+
+/// What a clock that starts at zero shows.
+fn read(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    // It is never negative, and a count of nanoseconds is below 1e9.
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Duration::new(seconds, nanoseconds)
 }
 
 /// The time of day: how long after the Unix epoch it is.

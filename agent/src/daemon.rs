@@ -15,10 +15,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::config::check::{self, chain};
+use crate::causes::with_causes;
+use crate::cgroup::{CgroupError, Cgroups};
+use crate::config::check;
 use crate::config::place::{NoPlace, Places, Surroundings};
 use crate::config::value::Listen;
-use crate::config::{Config, ConfigError, Posture};
+use crate::config::{self, Config, ConfigError, Posture};
 use crate::control::{ControlError, ControlLimits, ControlServer, ControlSpec, Renewal};
 use crate::daemon::endpoint::Endpoint;
 use crate::daemon::lock::{LockError, StateLock};
@@ -111,6 +113,9 @@ pub enum DaemonError {
     /// The event loop or its signals.
     #[error("the event loop cannot be made")]
     Loop(#[source] std::io::Error),
+    /// The control groups, which the configuration requires.
+    #[error("microVMs cannot have control groups, which environments.cgroups requires")]
+    Cgroups(#[source] CgroupError),
     /// The worker did not start.
     #[error("the worker cannot start")]
     Worker(#[source] start::StartError),
@@ -143,10 +148,11 @@ pub fn run(config: &Config) -> Result<DaemonEnd, DaemonError> {
     look_at_host(config, &images)?;
     let lock = StateLock::take(&places.state_dir)?;
     leftovers::sweep(&lock, images.vmm(), &places.state_dir);
+    let cgroups = open_cgroups(config)?;
     // Several threads: a guest's TLS or a large payload on one of them holds up no other guest.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(DaemonError::Loop)?;
-    let ended = runtime.block_on(serve(config, &places, images));
+    let ended = runtime.block_on(serve(config, &places, images, cgroups));
     // A task that still computes cannot hold the process back.
     runtime.shutdown_timeout(END_PATIENCE);
     drop(lock);
@@ -177,6 +183,20 @@ fn look_at_host(config: &Config, images: &Images) -> Result<(), DaemonError> {
     }
 }
 
+/// The place of microVMs' control groups, if they are to have any.
+fn open_cgroups(config: &Config) -> Result<Option<Cgroups>, DaemonError> {
+    let open = || Cgroups::open(config.environments.cgroup_root.as_deref());
+    match config.environments.cgroups {
+        config::Cgroups::Off => Ok(None),
+        config::Cgroups::Required => open().map(Some).map_err(DaemonError::Cgroups),
+        config::Cgroups::Auto => Ok(open()
+            .inspect_err(|error| {
+                tracing::warn!(reason = with_causes(error), "microVMs have no control groups");
+            })
+            .ok()),
+    }
+}
+
 /// Everything that runs beside the worker.
 struct Around {
     control: JoinHandle<()>,
@@ -186,13 +206,19 @@ struct Around {
     pulse: Arc<Pulse>,
 }
 
-async fn serve(config: &Config, places: &Places, images: Images) -> Result<DaemonEnd, DaemonError> {
+async fn serve(
+    config: &Config,
+    places: &Places,
+    images: Images,
+    cgroups: Option<Cgroups>,
+) -> Result<DaemonEnd, DaemonError> {
     let mut signals = Signals::listen().map_err(DaemonError::Loop)?;
     let exporter = Exporter::install()?;
     let control = bind_control(config, places).await?;
     let metrics = bind_metrics(config).await?;
     let addresses: Vec<_> = control.addresses().iter().map(ToString::to_string).collect();
-    let (worker, mut ended) = start::start(config, places, images).map_err(DaemonError::Worker)?;
+    let (worker, mut ended) =
+        start::start(config, places, images, cgroups).map_err(DaemonError::Worker)?;
     let around = Around::start(&worker, control, metrics, exporter);
     // The first answer: from here on readiness is true, and systemd is told.
     around.pulse.beat(&worker).await;
@@ -287,7 +313,7 @@ impl Around {
         match self.renewal.renew() {
             Ok(()) => tracing::info!("the certificates were read again"),
             Err(error) => {
-                tracing::error!(error = chain(&error), "the certificates stay as they were");
+                tracing::error!(error = with_causes(&error), "the certificates stay as they were");
             }
         }
     }

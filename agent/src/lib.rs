@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod causes;
 pub mod cgroup;
 pub mod cli;
 pub mod clock;

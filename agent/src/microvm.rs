@@ -23,6 +23,8 @@ use tokio::time::timeout;
 use votive_protocol::AGENT_PORT;
 
 use crate::clock::{BootTime, Moment};
+use crate::function::Function;
+use crate::images::Images;
 use crate::limits::{MARK_LINE_MAX, MARKS_MAX, PIPE_GRACE, VMM_STDERR_MAX};
 
 mod control;
@@ -59,6 +61,25 @@ pub struct MicrovmSpec {
     pub deadline: Option<BootTime>,
     /// The `cgroup.procs` of the control group that it joins before anything else ([`crate::cgroup`]).
     pub cgroup: Option<File>,
+}
+
+impl MicrovmSpec {
+    /// A microVM for a function, with these disks: no console, no deadline, no control group.
+    #[must_use]
+    pub fn new(images: &Images, function: &Function, disks: Vec<Disk>) -> Self {
+        Self {
+            vmm: images.vmm().to_owned(),
+            kernel: images.kernel(),
+            initrd: images.initrd(),
+            vcpus: function.vcpus(),
+            memory_mib: function.microvm_memory_mib(),
+            disks,
+            console: None,
+            kernel_memory: KernelMemory::default(),
+            deadline: None,
+            cgroup: None,
+        }
+    }
 }
 
 /// How a kernel gets into guest memory.

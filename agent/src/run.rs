@@ -21,7 +21,7 @@ use crate::invocation::{Condition, InvocationSpec, Outcome, never_begun};
 use crate::limits::{ORDERS_WAITING_MAX, PARTS_WAITING_MAX};
 use crate::link::Request;
 use crate::log::LogWriter;
-use crate::microvm::{KernelMemory, Microvm, MicrovmControl, MicrovmError, MicrovmSpec};
+use crate::microvm::{Microvm, MicrovmControl, MicrovmError, MicrovmSpec};
 use crate::report::LogFormat;
 use crate::scratch::{self, ScratchError};
 use crate::worker::Clock;
@@ -183,18 +183,8 @@ fn open_everything(spec: &RunSpec) -> Result<MicrovmSpec, RunError> {
         Code::Zip(path) => pack(path)?,
     };
     let scratch = scratch::create(function.scratch_bytes())?;
-    Ok(MicrovmSpec {
-        vmm: images.vmm().to_owned(),
-        kernel: images.kernel(),
-        initrd: images.initrd(),
-        vcpus: function.vcpus(),
-        memory_mib: function.microvm_memory_mib(),
-        disks: disks(runtime, code, None, scratch),
-        console,
-        kernel_memory: KernelMemory::default(),
-        deadline: None,
-        cgroup: None,
-    })
+    let disks = disks(runtime, code, None, scratch);
+    Ok(MicrovmSpec { console, ..MicrovmSpec::new(images, function, disks) })
 }
 
 fn create_console(folder: &Path) -> Result<File, RunError> {

@@ -113,10 +113,10 @@ fn limits_are_written_and_the_share_comes_and_goes() {
     assert_eq!(read(&path, "memory.oom.group"), "1");
     assert_eq!(read(&path, "pids.max"), "12");
     assert_eq!(read(&path, "cpu.max"), "", "unthrottled at first");
-    group.throttle().unwrap();
+    group.cpu_max().throttle().unwrap();
     assert_eq!(read(&path, "cpu.max"), "1447 20000");
     fs::write(path.join("cpu.max"), "").unwrap();
-    group.unthrottle().unwrap();
+    group.cpu_max().unthrottle().unwrap();
     assert_eq!(read(&path, "cpu.max"), "max 20000");
     fs::write(path.join("cpu.stat"), "usage_usec 1500\nuser_usec 7\nnr_throttled 3\n").unwrap();
     let usage = CpuUsage { used: Duration::from_micros(1500), throttled_periods: 3 };

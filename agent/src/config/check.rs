@@ -10,6 +10,7 @@ use votive_control::tls::{Identity, expiry};
 
 use super::place::Places;
 use super::{Config, LogFormat};
+use crate::causes::with_causes;
 use crate::clock::wall_clock;
 use crate::doctor::Finding;
 use crate::images::Images;
@@ -162,10 +163,10 @@ fn keys_finding(folder: &Path) -> Finding {
     let make = "votive keys makes them; control.keys names their folder";
     let identity = match Identity::read(folder) {
         Ok(identity) => identity,
-        Err(error) => return bad(SUBJECT, chain(&error), make),
+        Err(error) => return bad(SUBJECT, with_causes(&error), make),
     };
     if let Err(error) = identity.server_config() {
-        return bad(SUBJECT, format!("{}: {}", folder.display(), chain(&error)), make);
+        return bad(SUBJECT, format!("{}: {}", folder.display(), with_causes(&error)), make);
     }
     let now = i64::try_from(wall_clock().as_secs()).unwrap_or(i64::MAX);
     let left = identity.certificate().and_then(|certificate| expiry(certificate).ok());
@@ -179,15 +180,4 @@ fn keys_finding(folder: &Path) -> Finding {
         }
         _ => good(SUBJECT, shown.to_string()),
     }
-}
-
-/// An error with its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(&format!(": {source}"));
-        cause = source.source();
-    }
-    text
 }

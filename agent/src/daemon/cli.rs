@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::{DaemonEnd, DaemonError, logging, manual, run};
-use crate::config::check::{chain, findings};
+use crate::causes::with_causes;
+use crate::config::check::findings;
 use crate::config::place::Surroundings;
 use crate::config::{Config, DEFAULT_FILE, reference};
 use crate::daemon::start::StartError;
@@ -143,7 +144,7 @@ fn run_command(file: Option<PathBuf>) -> u8 {
                 }
                 _ => EXIT_FAILURE,
             };
-            tracing::error!("{}", chain(&error));
+            tracing::error!("{}", with_causes(&error));
             code
         }
     }
@@ -182,6 +183,6 @@ fn print(bytes: &[u8]) -> u8 {
 
 fn fail(error: &dyn std::error::Error, code: u8) -> u8 {
     // Nobody reads: there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "votive-agent: {}", chain(error));
+    let _ = writeln!(std::io::stderr(), "votive-agent: {}", with_causes(error));
     code
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tokio::task::JoinHandle;
 
+use crate::cgroup::Cgroups;
 use crate::config::place::Places;
 use crate::config::{self, Config, VCPUS_OF_LARGEST};
 use crate::images::Images;
@@ -36,8 +37,9 @@ pub(super) fn start(
     config: &Config,
     places: &Places,
     images: Images,
+    cgroups: Option<Cgroups>,
 ) -> Result<(WorkerHandle, JoinHandle<WorkerEnd>), StartError> {
-    let launcher = MicrovmLauncher::new(images, &places.state_dir)
+    let launcher = MicrovmLauncher::new(images, cgroups, &places.state_dir)
         .map_err(|source| StartError::Store { path: places.state_dir.clone(), source })?;
     Ok(worker::start(worker_config(config, places, host_memory()), launcher, Clock::host())?)
 }

@@ -12,7 +12,7 @@ use votive_protocol::limits::MOUNTS_MAX;
 use crate::clock::{BootTime, Moment};
 use crate::function::Function;
 use crate::microvm::{MicrovmControl, MicrovmEnd};
-use crate::worker::api::{FunctionVersionSpec, RegisterError};
+use crate::worker::api::{EnvironmentId, FunctionVersionSpec, RegisterError};
 use crate::worker::registry::{Version, VersionImages};
 
 /// Makes function versions ready, and starts microVMs for them.
@@ -36,6 +36,8 @@ pub trait Launcher: Send + Sync + 'static {
 /// What to start.
 #[derive(Clone, Debug)]
 pub struct LaunchOrder {
+    /// The environment that it is for.
+    pub environment: EnvironmentId,
     /// The function.
     pub function: Arc<Function>,
     /// Its images.

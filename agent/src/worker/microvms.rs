@@ -8,13 +8,15 @@ use tokio::sync::{Notify, Semaphore};
 use votive_protocol::limits::MOUNTS_MAX;
 use votive_protocol::{FileSystem, Mount, MountTarget};
 
+use crate::causes::with_causes;
+use crate::cgroup::{CgroupSpec, Cgroups, CpuMax, EnvironmentCgroup};
 use crate::function::{Function, FunctionSpec};
 use crate::images::Images;
 use crate::limits::{LAYERS_MAX, PACKING_AT_ONCE, SCRATCH_MIN_MB};
-use crate::microvm::{Disk, KernelMemory, Microvm, MicrovmSpec, Spawned};
+use crate::microvm::{Disk, Microvm, MicrovmSpec, Spawned};
 use crate::scratch;
 use crate::worker::api::{CodeSource, FunctionVersionSpec, RegisterError};
-use crate::worker::launcher::{LaunchError, LaunchOrder, Launched, Launcher};
+use crate::worker::launcher::{CpuShare, LaunchError, LaunchOrder, Launched, Launcher};
 use crate::worker::registry::{Version, VersionImages};
 use crate::worker::store::{Packed, Store, StoreError, together};
 
@@ -22,18 +24,24 @@ use crate::worker::store::{Packed, Store, StoreError, together};
 #[derive(Debug)]
 pub struct MicrovmLauncher {
     images: Images,
+    cgroups: Option<Cgroups>,
     store: Store,
     packing: Semaphore,
 }
 
 impl MicrovmLauncher {
-    /// A launcher of these images, which keeps packed code in `state_dir`.
+    /// A launcher of these images, which keeps packed code in `state_dir`, and gives each microVM a group of its own if there
+    /// are `cgroups`.
     ///
     /// # Errors
     /// When the folder cannot be made.
-    pub fn new(images: Images, state_dir: &Path) -> std::io::Result<Self> {
+    pub fn new(
+        images: Images,
+        cgroups: Option<Cgroups>,
+        state_dir: &Path,
+    ) -> std::io::Result<Self> {
         let store = Store::open(state_dir)?;
-        Ok(Self { images, store, packing: Semaphore::new(PACKING_AT_ONCE) })
+        Ok(Self { images, cgroups, store, packing: Semaphore::new(PACKING_AT_ONCE) })
     }
 }
 
@@ -64,12 +72,21 @@ impl Launcher for MicrovmLauncher {
     }
 
     async fn launch(&self, order: LaunchOrder) -> Result<Launched, LaunchError> {
-        let images = self.images.clone();
-        let spec = tokio::task::spawn_blocking(move || microvm_spec(&images, &order));
-        let spec = spec.await.map_err(|error| LaunchError(error.to_string()))??;
+        let (images, cgroups) = (self.images.clone(), self.cgroups.clone());
+        let prepared = tokio::task::spawn_blocking(move || {
+            let mut spec = microvm_spec(&images, &order)?;
+            let group = cgroups.map(|cgroups| join_group(&cgroups, &order, &mut spec));
+            Ok::<_, LaunchError>((spec, group.transpose()?))
+        });
+        let prepared = prepared.await.map_err(|error| LaunchError(error.to_string()))?;
+        let (spec, group) = prepared?;
         let mounts = mounts(spec.disks.len() > DISKS_WITHOUT_LAYERS);
-        let spawned = Microvm::spawn(spec).map_err(|error| LaunchError(chain(&error)))?;
-        Ok(launched(spawned, mounts))
+        let spawned = Microvm::spawn(spec).map_err(|error| LaunchError(with_causes(&error)))?;
+        let launched = launched(spawned, mounts);
+        Ok(match group {
+            Some(group) => launched.in_group(group),
+            None => launched,
+        })
     }
 
     fn forget(&self, images: &VersionImages) {
@@ -120,42 +137,39 @@ fn pack(
 }
 
 fn describe(error: &StoreError) -> RegisterError {
-    RegisterError::Code { reason: chain(error) }
-}
-
-/// An error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
+    RegisterError::Code { reason: with_causes(error) }
 }
 
 fn microvm_spec(images: &Images, order: &LaunchOrder) -> Result<MicrovmSpec, LaunchError> {
-    let open = |what, path| Images::open(what, path).map_err(|error| LaunchError(chain(&error)));
+    let open =
+        |what, path| Images::open(what, path).map_err(|error| LaunchError(with_causes(&error)));
     let function = &order.function;
     let runtime = open("the runtime image", images.runtime(function))?;
     let code = open("the code image", order.images.code.clone())?;
     let layers = order.images.layers.clone();
     let layers = layers.map(|path| open("the layers' image", path)).transpose()?;
     let scratch = scratch::create(function.scratch_bytes());
-    let scratch = scratch.map_err(|error| LaunchError(chain(&error)))?;
-    Ok(MicrovmSpec {
-        vmm: images.vmm().to_owned(),
-        kernel: images.kernel(),
-        initrd: images.initrd(),
-        vcpus: function.vcpus(),
-        memory_mib: function.microvm_memory_mib(),
-        disks: disks(runtime, code, layers, scratch),
-        console: None,
-        kernel_memory: KernelMemory::default(),
-        deadline: order.deadline,
-        cgroup: None,
-    })
+    let scratch = scratch.map_err(|error| LaunchError(with_causes(&error)))?;
+    let disks = disks(runtime, code, layers, scratch);
+    Ok(MicrovmSpec { deadline: order.deadline, ..MicrovmSpec::new(images, function, disks) })
+}
+
+/// Makes the environment's control group, which its VMM joins.
+fn join_group(
+    cgroups: &Cgroups,
+    order: &LaunchOrder,
+    spec: &mut MicrovmSpec,
+) -> Result<EnvironmentCgroup, LaunchError> {
+    let group = CgroupSpec {
+        name: order.environment.to_string(),
+        memory_mb: order.function.memory_mb(),
+        guest_memory_mib: spec.memory_mib,
+        vcpus: spec.vcpus,
+        disks: u32::try_from(spec.disks.len()).unwrap_or(u32::MAX),
+    };
+    let group = cgroups.create(&group).map_err(|error| LaunchError(with_causes(&error)))?;
+    spec.cgroup = Some(group.procs().map_err(|error| LaunchError(with_causes(&error)))?);
+    Ok(group)
 }
 
 /// The disks in the order of [`mounts`].
@@ -190,4 +204,40 @@ pub(crate) fn launched(spawned: Spawned, mounts: [Option<Mount>; MOUNTS_MAX]) ->
     let end = Box::pin(microvm.wait(Arc::clone(&kill)));
     let (control, share) = (Some(control), None);
     Launched { link, control, process_id, end, kill, share, at, mounts }
+}
+
+impl Launched {
+    /// The same, in a control group that its end takes along.
+    fn in_group(self, group: EnvironmentCgroup) -> Self {
+        let share: Box<dyn CpuShare> = Box::new(group.cpu_max());
+        let ended = self.end;
+        let end = Box::pin(async move {
+            let end = ended.await;
+            if let Err(error) = group.remove().await {
+                tracing::warn!(
+                    error = with_causes(&error),
+                    "a control group stays until the next start"
+                );
+            }
+            end
+        });
+        Self { share: Some(share), end, ..self }
+    }
+}
+
+impl CpuShare for Arc<CpuMax> {
+    fn throttle(&mut self) {
+        tell(CpuMax::throttle(self));
+    }
+
+    fn unthrottle(&mut self) {
+        tell(CpuMax::unthrottle(self));
+    }
+}
+
+/// A group that is being removed has no share to set any more.
+fn tell(set: std::io::Result<()>) {
+    if let Err(error) = set {
+        tracing::debug!(%error, "a microVM's share of the processors was not set");
+    }
 }

@@ -350,6 +350,7 @@ impl<L: Launcher> Service<L> {
         let Some(version) = self.core.registry().get(creation.version) else { return };
         tracing::info!(environment = %id, version = %creation.version, reason = creation.reason.name(), "an environment is made");
         let order = LaunchOrder {
+            environment: id,
             function: Arc::clone(&version.function),
             images: Arc::clone(&version.images),
             deadline: Some(creation.deadline),

@@ -100,11 +100,7 @@ impl Store {
 }
 
 fn make(zips: &[PathBuf], image: &Path) -> Result<(), StoreError> {
-    let limits = Limits::default();
-    let made = match zips {
-        [zip] => votive_artifact::optimise_zip(zip, image, &limits),
-        zips => votive_artifact::optimise_zips(zips, image, &limits),
-    };
+    let made = votive_artifact::optimise_zips(zips, image, &Limits::default());
     made.map(drop).map_err(StoreError::Refused)
 }
 

@@ -104,7 +104,7 @@ fn share() -> Result<()> {
             "unthrottled it got {free:.3}, throttled would be {bought:.3}"
         );
 
-        group.throttle()?;
+        group.cpu_max().throttle()?;
         throttled_share(&group, bought)?;
         ensure!(group.usage()?.throttled_periods > 0, "it was never throttled");
         // Pauses work however little it gets.
@@ -114,7 +114,7 @@ fn share() -> Result<()> {
         ensure!(paused < 0.01, "paused it got {paused:.3}");
         control.resume().await?;
 
-        group.unthrottle()?;
+        group.cpu_max().unthrottle()?;
         let free = watched_share(&group)?;
         ensure!(free > 3.0 * bought, "unthrottled again it got {free:.3}");
 
