@@ -1,6 +1,7 @@
 //! A function's configuration: what was asked for, and what was checked.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::Duration;
 
 use crate::limits::{
@@ -43,7 +44,7 @@ const RESERVED: [&str; 20] = [
 ];
 
 /// A function as its owner describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct FunctionSpec {
     /// Whose it is: twelve digits.
     pub account: String,
@@ -65,6 +66,18 @@ pub struct FunctionSpec {
     pub scratch_mb: u32,
     /// Its own environment variables.
     pub environment: Vec<(String, String)>,
+}
+
+impl fmt::Debug for FunctionSpec {
+    /// Without the environment variables, which may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FunctionSpec")
+            .field("account", &self.account)
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("runtime", &self.runtime)
+            .finish_non_exhaustive()
+    }
 }
 
 impl FunctionSpec {

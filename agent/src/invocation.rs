@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use votive_protocol::limits::{RESPONSE_PAYLOAD_MAX, STREAMED_RESPONSE_MAX};
 use votive_protocol::{
     ExitStatus, InvocationId, ResponseMode, ResponseOutcome, RuntimeErrorScope, RuntimeExited,
@@ -210,9 +211,9 @@ impl Invocation {
                 self.on_response_start(mode, content_type)
             }
             GuestEvent::ResponsePayload(bytes) => self.on_response_payload(bytes),
-            GuestEvent::ResponseEnd { id, outcome, error_type } => {
+            GuestEvent::ResponseEnd { id, outcome, error_type, error_body } => {
                 self.check(id)?;
-                self.on_response_end(outcome, error_type)
+                self.on_response_end(outcome, error_type, &error_body)
             }
             GuestEvent::RuntimeError { scope, error_type, body } => {
                 if let RuntimeErrorScope::Invocation(id) = scope {
@@ -364,6 +365,7 @@ impl Invocation {
         &mut self,
         outcome: ResponseOutcome,
         error_type: String,
+        error_body: &[u8],
     ) -> Result<Step, Violation> {
         let id = self.spec.id;
         let answer = std::mem::replace(&mut self.answer, Answer::Waiting);
@@ -372,11 +374,10 @@ impl Invocation {
                 return Err(Violation::OutOfOrder);
             }
             (Answer::Answering { mode, content_type, .. }, ResponseOutcome::Complete) => {
-                if error_type.is_empty() {
+                if error_type.is_empty() && error_body.is_empty() {
                     Answered::Response { mode, content_type }
                 } else {
-                    let text = "the response stream ended with an error";
-                    Answered::Error(made(&error_type, id, text))
+                    Answered::Error(streamed_error(id, error_type, error_body))
                 }
             }
             (_, ResponseOutcome::Truncated) => Answered::Error(made(
@@ -416,6 +417,17 @@ impl Invocation {
     fn complete(&self, error: FunctionError) -> FunctionError {
         complete(self.spec.id, error)
     }
+}
+
+/// The error that the trailers of a streamed answer tell. A body that is no base64 counts as none.
+fn streamed_error(id: InvocationId, error_type: String, body: &[u8]) -> FunctionError {
+    let payload = BASE64_STANDARD.decode(body).unwrap_or_default();
+    let error_type =
+        if error_type.is_empty() { String::from("Function.Unknown") } else { error_type };
+    if payload.is_empty() {
+        return made(&error_type, id, "the response stream ended with an error");
+    }
+    FunctionError { error_type, payload }
 }
 
 /// Gives an error that came without a body the one of CONTRACT 4.6.

@@ -130,3 +130,6 @@ pub const PACKING_AT_ONCE: usize = 2;
 pub const INVOKE_FIELD_MAX: usize = 1024;
 /// Callers who may wait for the release of one invocation.
 pub const RELEASE_WAITERS_MAX: usize = 16;
+
+/// Bytes of packed images that a worker takes over from the one before it, whose functions may be registered again.
+pub const IMAGES_KEPT_MAX_BYTES: u64 = 8 << 30;

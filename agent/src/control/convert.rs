@@ -200,7 +200,7 @@ pub(crate) fn answer_part(part: AnswerPart) -> v1::invoke_response::Part {
             function_error: function_error_name(function_error),
         }),
         AnswerPart::Bytes(bytes) => Part::Payload(bytes.into()),
-        AnswerPart::End { end_of_response, error_type, function_error } => {
+        AnswerPart::End { end_of_response, error_type, function_error, error_details } => {
             Part::End(v1::InvokeEnd {
                 end_of_response: match end_of_response {
                     EndOfResponse::Complete => v1::EndOfResponse::Complete,
@@ -210,6 +210,7 @@ pub(crate) fn answer_part(part: AnswerPart) -> v1::invoke_response::Part {
                 .into(),
                 function_error: function_error_name(function_error),
                 error_type: error_type.unwrap_or_default(),
+                error_details: error_details.into(),
             })
         }
         AnswerPart::Release(value) => Part::Release(release(value)),

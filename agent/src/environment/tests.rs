@@ -55,7 +55,7 @@ fn answer(number: u8) -> [GuestEvent; 3] {
     let (outcome, error_type) = (ResponseOutcome::Complete, String::new());
     [
         GuestEvent::ResponseStart { id, mode, content_type },
-        GuestEvent::ResponseEnd { id, outcome, error_type },
+        GuestEvent::ResponseEnd { id, outcome, error_type, error_body: Vec::new() },
         GuestEvent::Done(Done {
             id,
             duration_ns: 1,

@@ -23,7 +23,7 @@ fn start() -> GuestEvent {
 }
 
 fn end(outcome: ResponseOutcome) -> GuestEvent {
-    GuestEvent::ResponseEnd { id: ID, outcome, error_type: String::new() }
+    GuestEvent::ResponseEnd { id: ID, outcome, error_type: String::new(), error_body: Vec::new() }
 }
 
 fn done() -> GuestEvent {
@@ -196,11 +196,39 @@ fn the_first_of_two_errors_stands() {
 }
 
 #[test]
+fn trailers_of_a_stream_tell_the_error_and_its_body() {
+    let details = br#"{"errorMessage":"half-way"}"#;
+    let encoded = BASE64_STANDARD.encode(details).into_bytes();
+    for (error_type, body, expected) in [
+        ("Runtime.Streamed", encoded.clone(), ("Runtime.Streamed", Some(&details[..]))),
+        ("", encoded, ("Function.Unknown", Some(&details[..]))),
+        ("Runtime.Streamed", b"no base64!".to_vec(), ("Runtime.Streamed", None)),
+        ("Runtime.Streamed", Vec::new(), ("Runtime.Streamed", None)),
+    ] {
+        let mut invocation = begin();
+        let end = GuestEvent::ResponseEnd {
+            id: ID,
+            outcome: ResponseOutcome::Complete,
+            error_type: error_type.into(),
+            error_body: body,
+        };
+        feed(&mut invocation, vec![start(), end]).unwrap();
+        let Some(Answered::Error(error)) = invocation.answered() else { panic!("no error") };
+        assert_eq!(error.error_type, expected.0);
+        match expected.1 {
+            Some(details) => assert_eq!(error.payload, details),
+            None => assert!(error.payload.starts_with(b"{")),
+        }
+    }
+}
+
+#[test]
 fn frames_out_of_place_are_violations() {
     let wrong = |id| GuestEvent::ResponseEnd {
         id,
         outcome: ResponseOutcome::Complete,
         error_type: String::new(),
+        error_body: Vec::new(),
     };
     let piece = || GuestEvent::ResponsePayload(vec![0]);
     for (frames, expected) in [

@@ -93,7 +93,7 @@ pub struct Capacity {
 }
 
 /// A function version to make known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct FunctionVersionSpec {
     /// Twelve digits.
     pub account: String,
@@ -123,6 +123,19 @@ pub struct FunctionVersionSpec {
     pub concurrency_limit: u32,
     /// How its log is written.
     pub log_format: LogFormat,
+}
+
+impl fmt::Debug for FunctionVersionSpec {
+    /// Without the environment variables, which may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FunctionVersionSpec")
+            .field("account", &self.account)
+            .field("function_name", &self.function_name)
+            .field("version", &self.version)
+            .field("code", &self.code)
+            .field("layers", &self.layers)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where code comes from.
@@ -258,6 +271,8 @@ pub enum AnswerPart {
         error_type: Option<String>,
         /// Whether the function failed, also after a streamed answer had begun.
         function_error: bool,
+        /// The error's JSON, if a streamed answer had begun: the payload of others is the error.
+        error_details: Vec<u8>,
     },
     /// The environment is done with the invocation. The last one.
     Release(Release),

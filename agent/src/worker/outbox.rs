@@ -89,14 +89,14 @@ impl Outbox {
                 self.whole(content_type, &buffered, None);
             }
             Answered::Response { mode: ResponseMode::Streaming, .. } => {
-                self.end(EndOfResponse::Complete, None);
+                self.end(EndOfResponse::Complete, None, Vec::new());
             }
             Answered::Error(error) if self.head_sent => {
                 let end = match error.error_type.as_str() {
                     "Function.ResponseSizeTooLarge" => EndOfResponse::Oversized,
                     _ => EndOfResponse::Truncated,
                 };
-                self.end(end, Some(error.error_type));
+                self.end(end, Some(error.error_type), error.payload);
             }
             Answered::Error(FunctionError { error_type, payload }) => {
                 self.whole(String::from("application/json"), &payload, Some(error_type));
@@ -139,12 +139,17 @@ impl Outbox {
         for piece in payload.chunks(BODY_MAX) {
             self.push(AnswerPart::Bytes(piece.to_vec()));
         }
-        self.end(EndOfResponse::Complete, error_type);
+        self.end(EndOfResponse::Complete, error_type, Vec::new());
     }
 
-    fn end(&mut self, end_of_response: EndOfResponse, error_type: Option<String>) {
+    fn end(
+        &mut self,
+        end_of_response: EndOfResponse,
+        error_type: Option<String>,
+        error_details: Vec<u8>,
+    ) {
         let function_error = error_type.is_some();
-        self.push(AnswerPart::End { end_of_response, error_type, function_error });
+        self.push(AnswerPart::End { end_of_response, error_type, function_error, error_details });
     }
 
     fn push(&mut self, part: AnswerPart) {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::clock::wall_clock;
+use crate::clock::{BootTime, wall_clock};
 use crate::limits::COMMANDS_WAITING_MAX;
 use crate::worker::api::LeaseError;
 use crate::worker::config::{LeaseSource, WorkerConfig};
 use crate::worker::core::{Core, CoreConfig};
 use crate::worker::launcher::Launcher;
+use crate::worker::lease::{Schedule, Term};
 use crate::worker::lease_file::{
     Clocks, LeaseFile, LeaseFileError, LeaseRecord, Restored, boot_id,
 };
@@ -64,6 +65,10 @@ pub(super) fn start<L: Launcher>(
     Ok((handle, tokio::spawn(service.run(receiver))))
 }
 
+fn drain_at(term: &Term, config: &WorkerConfig) -> BootTime {
+    Schedule::new(term.expires, term.longest_invocation, config.reservation_lifetime).drain_at
+}
+
 fn begin_lease(
     core: &mut Core,
     config: &WorkerConfig,
@@ -75,16 +80,22 @@ fn begin_lease(
     let clocks = Clocks { boot_id: boot_id.to_owned(), boot_time: now, wall: wall_clock() };
     if let Some(record) = file.load()? {
         match (record.restore(&clocks)?, config.lease) {
-            (Restored::Running { term, draining }, source) => {
-                // An orchestrator that had a worker drain does not expect it back. One that leases itself drains whenever
-                // it is stopped, and goes on with what is left of its lease.
-                let draining = draining && source == LeaseSource::FromOrchestrator;
+            // An orchestrator that had a worker drain does not expect it back.
+            (Restored::Running { term, draining }, LeaseSource::FromOrchestrator) => {
                 core.apply_lease(term, draining, now);
-                return Ok(Some(LeaseRecord { draining, ..record }));
+                return Ok(Some(record));
+            }
+            // One that leases itself drains whenever it is stopped, and goes on with what is left of its lease.
+            (Restored::Running { term, .. }, LeaseSource::SelfIssued { .. })
+                if now < drain_at(&term, config) =>
+            {
+                core.apply_lease(term, false, now);
+                return Ok(Some(LeaseRecord { draining: false, ..record }));
             }
             (Restored::Over, LeaseSource::FromOrchestrator) => return Err(StartError::LeaseOver),
-            // What was leased is gone, and this process is another worker.
-            (Restored::Over, LeaseSource::SelfIssued { .. }) => {}
+            // What was leased is gone, and this process is another worker. That is so already when the drain was due: the
+            // old worker was to accept nothing more, and nothing that it began is alive without it.
+            (_, LeaseSource::SelfIssued { .. }) => {}
         }
     }
     let LeaseSource::SelfIssued { duration, longest_invocation } = config.lease else {

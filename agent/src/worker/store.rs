@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use votive_artifact::Limits;
 
+use crate::limits::IMAGES_KEPT_MAX_BYTES;
 use crate::worker::api::CodeSource;
 
 #[cfg(test)]
@@ -45,12 +46,14 @@ pub(crate) enum StoreError {
 }
 
 impl Store {
-    /// The store in `state_dir`, made if it is not there.
+    /// The store in `state_dir`, made if it is not there. Of what a worker before left, the newest images stay.
     pub(crate) fn open(state_dir: &Path) -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
         let folder = state_dir.join("images");
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        Ok(Self { folder })
+        let store = Self { folder };
+        store.prune(IMAGES_KEPT_MAX_BYTES)?;
+        Ok(store)
     }
 
     /// The image of a function's code.
@@ -78,6 +81,27 @@ impl Store {
             let _ = std::fs::remove_file(seal_of(image));
             let _ = std::fs::remove_file(image);
         }
+    }
+
+    /// Removes the oldest images until the rest is no more than `max` bytes. Nothing may be in use yet.
+    fn prune(&self, max: u64) -> io::Result<()> {
+        let mut images = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if entry.path().extension().is_some_and(|extension| extension == "erofs") {
+                images.push((metadata.modified()?, metadata.len(), entry.path()));
+            }
+        }
+        images.sort();
+        let mut kept = 0_u64;
+        for (_, len, image) in images.iter().rev() {
+            kept = kept.saturating_add(*len);
+            if kept > max {
+                self.forget(image);
+            }
+        }
+        Ok(())
     }
 
     fn pack(&self, kind: &str, zips: &[PathBuf]) -> Result<Packed, StoreError> {

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
+use crate::clock::wall_clock;
 use crate::environment::new_invocation_id;
 use crate::fake_guest::FakeLauncher;
 use crate::report::LogFormat;
 use crate::worker::api::{AnswerPart, CodeSource, ReleaseOutcome};
 use crate::worker::config::LeaseSource;
+use crate::worker::lease_file::{self, Clocks, LeaseFile, LeaseRecord};
 
 struct Fixture {
     handle: WorkerHandle,
@@ -228,4 +230,40 @@ async fn a_lease_of_fourteen_hours_ends_with_an_invocation_in_flight() {
     assert!(begun.elapsed() < hours, "{:?}", begun.elapsed());
     assert!(begun.elapsed() > hours - Duration::from_secs(30), "{:?}", begun.elapsed());
     assert_eq!(worker.handle.status().await.lease.state, WorkerState::Terminated);
+}
+
+/// A worker that finds a lease of an hour in its state folder, of which `left` is left.
+fn restarted(left: Duration, source: LeaseSource) -> Fixture {
+    let hour = Duration::from_secs(3600);
+    worker(|config| {
+        config.lease = source;
+        std::fs::create_dir_all(&config.state_dir).unwrap();
+        let wall = wall_clock() - (hour - left);
+        let boot_id = lease_file::boot_id().unwrap();
+        let issued = Clocks { boot_id, boot_time: Clock::of_runtime().boot_time(), wall };
+        let record = LeaseRecord {
+            first: issued.clone(),
+            issued,
+            duration: hour,
+            longest_invocation: Duration::from_secs(60),
+            draining: false,
+        };
+        LeaseFile::new(&config.state_dir).store(&record).unwrap();
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_leases_itself_goes_on_with_its_lease_and_begins_anew_when_its_drain_was_due() {
+    let duration = Duration::from_secs(3600);
+    let own = LeaseSource::SelfIssued { duration, longest_invocation: Duration::from_secs(60) };
+    let left = async |worker: &Fixture| worker.handle.status().await.lease.times.unwrap().remaining;
+    let worker = restarted(Duration::from_secs(600), own);
+    assert_eq!(worker.handle.status().await.lease.state, WorkerState::Active);
+    assert!(left(&worker).await <= Duration::from_secs(600));
+    let worker = restarted(Duration::from_secs(50), own);
+    assert_eq!(worker.handle.status().await.lease.state, WorkerState::Active);
+    assert!(left(&worker).await > Duration::from_secs(3500));
+    // What an orchestrator leased is the orchestrator's to renew.
+    let worker = restarted(Duration::from_secs(50), LeaseSource::FromOrchestrator);
+    assert_eq!(worker.end.await.unwrap().lease.state, WorkerState::Terminated);
 }

@@ -76,6 +76,8 @@ async fn print_object(answer: Answer, out: &mut (dyn Write + Send)) -> Result<u8
         "functionError": (!outcome.end.function_error.is_empty())
             .then_some(&outcome.end.function_error),
         "errorType": (!outcome.end.error_type.is_empty()).then_some(&outcome.end.error_type),
+        "errorDetails": (!outcome.end.error_details.is_empty())
+            .then(|| as_json(&outcome.end.error_details)),
         "endOfResponse": shown::end_of_response(&outcome.end),
         "release": shown::release(&outcome.release),
     });
@@ -101,6 +103,7 @@ async fn print_stream(
                 writeln!(out)?;
                 if !end.error_type.is_empty() {
                     writeln!(log, "votive: the function failed: {}", end.error_type)?;
+                    log.write_all(&end.error_details)?;
                 }
                 code = exit_code(&end);
             }

@@ -353,6 +353,7 @@ async fn run(handler: &str, payload: Vec<u8>, release: Release, sender: mpsc::Se
         end_of_response: EndOfResponse::Complete,
         error_type: failed.then(|| String::from("Function.Unknown")),
         function_error: failed,
+        error_details: Vec::new(),
     };
     let bytes = pieces.into_iter().map(AnswerPart::Bytes);
     for part in std::iter::once(head).chain(bytes).chain([end, AnswerPart::Release(release)]) {

@@ -104,7 +104,8 @@ async fn a_stream_that_fails_ends_as_truncated_and_a_second_answer_does_not_coun
         AnswerPart::End {
             end_of_response: EndOfResponse::Truncated,
             error_type: Some(error_type),
-            function_error: true
+            function_error: true,
+            error_details: b"{}".to_vec(),
         }
     );
     assert_eq!(parts.len(), 4);

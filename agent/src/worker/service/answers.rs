@@ -166,6 +166,7 @@ fn lost_parts(outcome: &Outcome, release: &Release) -> [AnswerPart; 4] {
             end_of_response: EndOfResponse::Complete,
             error_type,
             function_error: true,
+            error_details: Vec::new(),
         },
         AnswerPart::Release(release.clone()),
     ]

@@ -64,3 +64,24 @@ fn what_is_no_archive_leaves_nothing() {
     assert!(matches!(store.code(&itself), Err(StoreError::Read { .. })));
     assert_eq!(std::fs::read_dir(store.folder).unwrap().count(), 0);
 }
+
+#[test]
+fn of_what_a_worker_before_left_the_newest_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let images = ["a", "b", "c"].map(|name| {
+        let code = CodeSource::Zip(zip(folder.path(), &format!("{name}.zip"), &[(name, name)]));
+        store.code(&code).unwrap().image
+    });
+    let len = std::fs::metadata(&images[0]).unwrap().len();
+    // Times of files are coarse: each is given its own.
+    for (age, image) in [30, 10, 20].into_iter().zip(&images) {
+        let time = std::time::SystemTime::now() - std::time::Duration::from_secs(age);
+        File::options().append(true).open(image).unwrap().set_modified(time).unwrap();
+    }
+    store.prune(2 * len).unwrap();
+    assert_eq!(images.each_ref().map(|image| image.exists()), [false, true, true]);
+    assert!(!seal_of(&images[0]).exists() && seal_of(&images[1]).exists());
+    store.prune(0).unwrap();
+    assert_eq!(std::fs::read_dir(&store.folder).unwrap().count(), 0);
+}
