@@ -13,6 +13,7 @@ use crate::bus::Bus;
 use crate::console::{self, Console, ConsoleError};
 use crate::control::ControlSocket;
 use crate::deadline::Deadline;
+use crate::demand::{self, DemandError, Loading};
 use crate::descriptor::{self, Access, FileRef, adopt};
 use crate::exit::{Exit, ExitReason, one_line};
 use crate::ioapic::{Ioapic, Line};
@@ -27,6 +28,7 @@ use crate::pause::{Gate, ImmediateExit};
 use crate::registers::{self, RegistersError};
 use crate::signals::{self, Signals};
 use crate::spec::{KernelMemory, ValidSpec, VsockSpec};
+use crate::userfault::Userfault;
 use crate::vcpu::Vcpu;
 use crate::virtio::block::{Block, BlockError, BlockSpec};
 use crate::virtio::rng::Rng;
@@ -96,6 +98,9 @@ pub enum BootError {
         /// Why not.
         source: WorkerError,
     },
+    /// What fills guest memory.
+    #[error("cannot fill guest memory on demand")]
+    Demand(#[from] DemandError),
     /// vCPU state.
     #[error("cannot set up the vcpus")]
     Registers(#[from] RegistersError),
@@ -127,14 +132,15 @@ pub fn boot(
     let files = Files::open(spec)?;
 
     let (vm, host) = Vm::create()?;
-    let ram = GuestRam::map(files.memory_bytes, low_memory(files.kernel_memory))?;
+    let mut filling = Filling::choose(files.kernel_memory, Userfault::open);
+    let mut ram = filling.map(files.memory_bytes)?;
     let vm = vm.map(&ram)?.split_irqchip()?;
     let (mut vm, vcpus) = vm.create_vcpus(files.vcpus)?;
 
-    let kernel = kernel::load(&files.kernel, &ram, files.kernel_memory)?;
+    let kernel = kernel::load(&files.kernel, &ram, filling.how)?;
     let initrd = files.initrd.as_ref();
     let initrd = initrd
-        .map(|file| bootparams::load_initrd(file, &ram, kernel.end(), files.kernel_memory))
+        .map(|file| bootparams::load_initrd(file, &ram, kernel.end(), filling.how))
         .transpose()?;
     let marks = Marks::new(start_ns, files.marks);
     let attached = attach_all(&mut vm, &ram, &exit, files.devices)?;
@@ -143,15 +149,17 @@ pub fn boot(
     ram.write(EBDA, &mptable::table(files.vcpus, &attached.lines))?;
     registers::configure(&vcpus, &host, &ram, kernel.entry)?;
 
+    let loading = filling.start(&mut ram, &exit)?;
     let gate = files.control.is_some().then(|| gate(&vcpus)).transpose()?;
-    let bus = Bus::new(marks, attached.ioapic, attached.console, attached.windows);
+    let bus = Bus::new(marks, attached.ioapic, attached.console, attached.windows, loading);
     let bus = Arc::new(bus);
     let vcpu =
         |(index, fd)| Vcpu::new(index, fd, Arc::clone(&bus), Arc::clone(&exit), gate.clone());
     let vcpus = (0..).zip(vcpus).map(vcpu).collect();
     let devices = attached.subscribers;
     let control = files.control.zip(gate);
-    let parts = Parts { vm, vcpus, bus, exit, signals, devices, socket, control, deadline };
+    let notice = filling.notice;
+    let parts = Parts { vm, vcpus, bus, exit, signals, devices, socket, control, deadline, notice };
     Ok(Machine::new(parts)?)
 }
 
@@ -162,17 +170,54 @@ fn gate(vcpus: &[VcpuFd]) -> Result<Arc<Gate>, BootError> {
     flags.and_then(Gate::new).map(Arc::new).map_err(BootError::Pause)
 }
 
-fn low_memory(kernel: KernelMemory) -> LowMemory {
-    match kernel {
-        KernelMemory::Mapped => LowMemory::SmallPages,
-        KernelMemory::Copied => LowMemory::HugePage,
+/// How guest memory gets its first bytes.
+struct Filling {
+    how: KernelMemory,
+    userfault: Option<Userfault>,
+    /// What whoever asked for another way should be told.
+    notice: Option<String>,
+}
+
+impl Filling {
+    /// As asked; on demand if nothing was, and this process may.
+    fn choose(asked: Option<KernelMemory>, open: impl FnOnce() -> io::Result<Userfault>) -> Self {
+        let (how, userfault, error) = match asked {
+            Some(how @ (KernelMemory::Mapped | KernelMemory::Copied)) => (how, None, None),
+            Some(KernelMemory::Demand) | None => match open() {
+                Ok(userfault) => (KernelMemory::Demand, Some(userfault), None),
+                Err(error) => (KernelMemory::Mapped, None, asked.map(|_| error)),
+            },
+        };
+        let notice =
+            |error| format!("--kernel-memory demand: mapped instead, no userfaultfd: {error}");
+        Self { how, userfault, notice: error.map(notice) }
+    }
+
+    fn map(&self, bytes: u64) -> Result<GuestRam, MemoryError> {
+        match self.how {
+            KernelMemory::Demand => {
+                GuestRam::map(bytes, LowMemory::HugePage).map(GuestRam::deferring)
+            }
+            KernelMemory::Mapped => GuestRam::map(bytes, LowMemory::SmallPages),
+            KernelMemory::Copied => GuestRam::map(bytes, LowMemory::HugePage),
+        }
+    }
+
+    /// Starts what fills memory on demand. All of it has been told, and no vCPU runs.
+    fn start(&mut self, ram: &mut GuestRam, exit: &Arc<Exit>) -> Result<Loading, DemandError> {
+        let Some(userfault) = self.userfault.take() else { return Ok(Loading::default()) };
+        let exit = Arc::clone(exit);
+        let failed = move |error: DemandError| {
+            exit.end(ExitReason::WorkerDied { what: format!("loader: {}", one_line(&error)) });
+        };
+        demand::start(userfault, ram.take_deferred(), failed)
     }
 }
 
 /// Everything that the spec names, opened.
 struct Files {
     kernel: File,
-    kernel_memory: KernelMemory,
+    kernel_memory: Option<KernelMemory>,
     initrd: Option<File>,
     marks: Option<File>,
     control: Option<ControlSocket>,

@@ -90,7 +90,7 @@ pub fn load_initrd(
     }
     match how {
         KernelMemory::Mapped => ram.place(file, 0, gpa, bytes)?,
-        KernelMemory::Copied => ram.copy_in(file, 0, gpa, bytes)?,
+        KernelMemory::Demand | KernelMemory::Copied => ram.copy_in(file, 0, gpa, bytes)?,
     }
     // Both are below IDENTITY_MAPPED_END.
     Ok(Initrd { gpa: gpa as u32, bytes: bytes as u32 })

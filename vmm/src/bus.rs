@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::console::Console;
+use crate::demand::Loading;
 use crate::exit::ExitReason;
 use crate::ioapic::Ioapic;
 use crate::layout::{EXIT_PORT, IOAPIC, MARK_PORT, MMIO_BASE, MMIO_WINDOW_BYTES, SERIAL_PORT};
@@ -33,6 +34,7 @@ pub struct Bus {
     ioapic: Arc<Ioapic>,
     console: Option<Console>,
     devices: Vec<Arc<MmioDevice>>,
+    loading: Loading,
     unanswered: AtomicU64,
 }
 
@@ -44,8 +46,9 @@ impl Bus {
         ioapic: Arc<Ioapic>,
         console: Option<Console>,
         devices: Vec<Arc<MmioDevice>>,
+        loading: Loading,
     ) -> Self {
-        Self { marks, ioapic, console, devices, unanswered: AtomicU64::new(0) }
+        Self { marks, ioapic, console, devices, loading, unanswered: AtomicU64::new(0) }
     }
 
     /// The marks of this microVM.
@@ -83,7 +86,10 @@ impl Bus {
     /// The guest writes `data` to port `port`: one byte, or several of a string instruction.
     pub fn write_port(&self, port: u16, data: &[u8]) -> Action {
         match (port, self.serial(port)) {
-            (MARK_PORT, _) => data.iter().for_each(|value| self.marks.guest(*value)),
+            (MARK_PORT, _) => {
+                self.loading.wait();
+                data.iter().for_each(|value| self.marks.guest(*value));
+            }
             (EXIT_PORT, _) => {
                 return match data.first() {
                     None | Some(0) => Action::End(ExitReason::PoweredOff),
@@ -127,7 +133,9 @@ impl Bus {
     fn device(&self, gpa: u64) -> Option<(&MmioDevice, u64)> {
         let offset = gpa.checked_sub(MMIO_BASE)?;
         let index = usize::try_from(offset / MMIO_WINDOW_BYTES).ok()?;
-        Some((self.devices.get(index)?, offset % MMIO_WINDOW_BYTES))
+        let device = self.devices.get(index)?;
+        self.loading.wait();
+        Some((device, offset % MMIO_WINDOW_BYTES))
     }
 
     fn count_unanswered(&self) {

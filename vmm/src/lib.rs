@@ -20,9 +20,11 @@ pub mod pause;
 pub mod probe;
 pub mod signals;
 
+pub mod demand;
 pub mod descriptor;
 pub mod layout;
 pub mod memory;
+pub mod userfault;
 
 pub mod bootparams;
 pub mod ioapic;

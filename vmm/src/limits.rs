@@ -34,6 +34,9 @@ pub const MAX_GUEST_MARKS: u32 = 64;
 /// Stack of one vCPU thread in bytes. Only touched pages cost memory.
 pub const VCPU_STACK_BYTES: usize = 128 << 10;
 
+/// Stack of the thread that fills guest memory in bytes: it keeps no buffer there.
+pub const LOADER_STACK_BYTES: usize = 64 << 10;
+
 /// Events taken from epoll in one turn of the main loop.
 pub const EVENTS_PER_TURN: usize = 16;
 

@@ -52,6 +52,8 @@ pub struct Parts {
     pub control: Option<(ControlSocket, Arc<Gate>)>,
     /// When it ends at the latest.
     pub deadline: Option<Deadline>,
+    /// What whoever started it should be told.
+    pub notice: Option<String>,
 }
 
 /// A machine that has been made whole and not been started.
@@ -64,6 +66,7 @@ pub struct Machine {
     exit: Arc<Exit>,
     socket: Option<PathBuf>,
     control: Option<(ControlSocket, Arc<Gate>)>,
+    notice: Option<String>,
 }
 
 impl Machine {
@@ -72,7 +75,8 @@ impl Machine {
     /// # Errors
     /// When the kernel gives no epoll descriptor.
     pub fn new(parts: Parts) -> Result<Self, MachineError> {
-        let Parts { vm, vcpus, bus, exit, signals, devices, socket, control, deadline } = parts;
+        let Parts { vm, vcpus, bus, exit, signals, devices, socket, control, deadline, notice } =
+            parts;
         let mut events =
             EventManager::new_with_capacity(EVENTS_PER_TURN).map_err(MachineError::Events)?;
         let ending = Ending { exit: Arc::clone(&exit), signals, deadline };
@@ -81,7 +85,7 @@ impl Machine {
             events.add_subscriber(device);
         }
         bus.marks().machine();
-        Ok(Self { vm, events, vcpus, bus, exit, socket, control })
+        Ok(Self { vm, events, vcpus, bus, exit, socket, control, notice })
     }
 
     /// Runs the guest until there is a reason to end.
@@ -110,6 +114,12 @@ impl Machine {
     #[must_use]
     pub fn calls(&self) -> &[KvmCall] {
         self.vm.calls()
+    }
+
+    /// What whoever started the machine should be told, if it is not all as they asked.
+    #[must_use]
+    pub fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
     }
 
     /// The line that says why the machine ended, and what of its output is missing.

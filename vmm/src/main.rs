@@ -50,6 +50,9 @@ fn run(spec: ValidSpec, start_ns: u64) -> ExitCode {
         Ok(machine) => machine,
         Err(error) => return end(&one_line(&error), SETUP_FAILED),
     };
+    if let Some(notice) = machine.notice() {
+        let _ = std::io::stderr().write_all(format!("votive-vmm: {notice}\n").as_bytes());
+    }
     match machine.run() {
         Ok(reason) => end(&machine.last_words(&reason), reason.code()),
         Err(error) => end(&one_line(&error), SETUP_FAILED),

@@ -10,16 +10,16 @@
 //! makes references into it; bytes go in and out by value, through vm-memory.
 #![expect(unsafe_code, reason = "mapping guest memory and files over it")]
 
+use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
 use std::sync::Arc;
 
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
-    MmapRegion,
+    MmapRegion, VolatileSlice,
 };
 
 use crate::layout::{HIGH_RAM, IDENTITY_MAPPED_END, LOW_RAM_END, RAM_ABOVE_4G};
@@ -29,7 +29,7 @@ pub type SharedRam = Arc<GuestMemoryMmap<()>>;
 
 const PAGE: u64 = 4096;
 /// Alignment at which the host can back guest memory with huge pages.
-const HUGE_PAGE: usize = 2 << 20;
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
 /// Why guest memory could not be made or filled.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +80,30 @@ pub enum MemoryError {
 pub struct GuestRam {
     shared: SharedRam,
     bytes: u64,
+    /// What is to be in it once the guest looks, if it is filled on demand.
+    deferred: Option<RefCell<Vec<Piece>>>,
+}
+
+/// Bytes that are to be in guest memory, all inside one huge page.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    /// The huge page's host address.
+    pub(crate) block: u64,
+    /// Where in it they begin.
+    pub(crate) at: usize,
+    /// How many they are.
+    pub(crate) bytes: usize,
+    /// Where they come from.
+    pub(crate) source: Source,
+}
+
+/// Where bytes come from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// These they are.
+    Bytes(Box<[u8]>),
+    /// A file, from this offset on.
+    File(Arc<File>, u64),
 }
 
 /// Which pages the lowest 2 MiB of guest memory have. The VMM itself writes seven of these.
@@ -130,7 +154,19 @@ impl GuestRam {
             offset += size;
         }
         let memory = GuestMemoryMmap::from_regions(regions).map_err(|_| MemoryError::Ranges)?;
-        Ok(Self { shared: Arc::new(memory), bytes })
+        Ok(Self { shared: Arc::new(memory), bytes, deferred: None })
+    }
+
+    /// The same memory, still untouched, to be filled on demand: what is written or copied from now on is noted and not
+    /// done, until [`GuestRam::take_deferred`] hands it over. What is mapped is mapped.
+    #[must_use]
+    pub fn deferring(self) -> Self {
+        Self { deferred: Some(RefCell::default()), ..self }
+    }
+
+    /// What was to be written and copied. From now on it is done at once.
+    pub(crate) fn take_deferred(&mut self) -> Vec<Piece> {
+        self.deferred.take().map(RefCell::into_inner).unwrap_or_default()
     }
 
     /// The memory as devices see it.
@@ -159,9 +195,17 @@ impl GuestRam {
     /// # Errors
     /// When they do not lie in guest memory.
     pub fn write(&self, gpa: u64, bytes: &[u8]) -> Result<(), MemoryError> {
-        self.shared
-            .write_slice(bytes, GuestAddress(gpa))
-            .map_err(|_| MemoryError::Outside { gpa, bytes: bytes.len() as u64 })
+        let mut rest = bytes;
+        self.by_block(gpa, bytes.len() as u64, |gpa, block, size| {
+            let (piece, behind) = rest.split_at(size);
+            rest = behind;
+            if self.defer(gpa, block, size, || Source::Bytes(piece.into())) {
+                return Ok(());
+            }
+            self.shared
+                .write_slice(piece, GuestAddress(gpa))
+                .map_err(|_| MemoryError::Outside { gpa, bytes: size as u64 })
+        })
     }
 
     /// Makes `bytes` of `file` from `offset` on appear at `gpa`: mapped where both share a page
@@ -177,16 +221,19 @@ impl GuestRam {
         }
         let first_page = gpa.next_multiple_of(PAGE);
         let last_page = end / PAGE * PAGE;
-        if gpa % PAGE != offset % PAGE || first_page >= last_page {
-            return self.copy(file, offset, gpa, bytes);
+        // A huge page that is filled on demand takes the place of all that is mapped in it.
+        let ragged = !(first_page | last_page).is_multiple_of(HUGE_PAGE as u64);
+        let apart = gpa % PAGE != offset % PAGE || first_page >= last_page;
+        if apart || ragged && self.deferred.is_some() {
+            return self.copy_in(file, offset, gpa, bytes);
         }
         let (head, whole) = (first_page - gpa, last_page - first_page);
-        self.copy(file, offset, gpa, head)?;
+        self.copy_in(file, offset, gpa, head)?;
         self.map_file(file, offset + head, first_page, whole)?;
-        self.copy(file, offset + head + whole, last_page, end - last_page)
+        self.copy_in(file, offset + head + whole, last_page, end - last_page)
     }
 
-    /// Copies `bytes` of `file` from `offset` on to `gpa`, in one go.
+    /// Copies `bytes` of `file` from `offset` on to `gpa`.
     ///
     /// # Errors
     /// When the range is outside guest memory, or the file cannot be read.
@@ -198,39 +245,68 @@ impl GuestRam {
         bytes: u64,
     ) -> Result<(), MemoryError> {
         let failed = |source| MemoryError::ReadFile { offset, bytes, source };
-        let mut file = file;
-        file.seek(SeekFrom::Start(offset)).map_err(failed)?;
-        self.shared
-            .read_exact_volatile_from(GuestAddress(gpa), &mut file, bytes as usize)
-            .map_err(|error| failed(io::Error::other(error)))
+        if bytes == 0 {
+            return Ok(());
+        }
+        let kept = self.deferred.as_ref().map(|_| file.try_clone().map(Arc::new));
+        let kept = kept.transpose().map_err(failed)?;
+        let start = gpa;
+        self.by_block(gpa, bytes, |gpa, block, size| {
+            let offset = offset + (gpa - start);
+            if let Some(file) = &kept
+                && self.defer(gpa, block, size, || Source::File(Arc::clone(file), offset))
+            {
+                return Ok(());
+            }
+            let host = self.host(gpa, size as u64)?;
+            // SAFETY: the slice is guest memory, which no Rust reference points into.
+            unsafe { read_exact(file, offset, host.ptr_guard_mut().as_ptr(), size) }.map_err(failed)
+        })
     }
 
-    /// Copies part of a file, a page at a time.
-    fn copy(&self, file: &File, offset: u64, gpa: u64, bytes: u64) -> Result<(), MemoryError> {
-        let mut page = [0_u8; PAGE as usize];
-        let mut done = 0;
-        while done < bytes {
-            let size = PAGE.min(bytes - done);
-            let piece = &mut page[..size as usize];
-            file.read_exact_at(piece, offset + done).map_err(|source| MemoryError::ReadFile {
-                offset: offset + done,
-                bytes: size,
-                source,
-            })?;
-            self.write(gpa + done, piece)?;
-            done += size;
+    /// Calls `act` for each part of a range that is inside one huge page, with the part's address, the huge page's, and size.
+    fn by_block(
+        &self,
+        gpa: u64,
+        bytes: u64,
+        mut act: impl FnMut(u64, u64, usize) -> Result<(), MemoryError>,
+    ) -> Result<(), MemoryError> {
+        let outside = MemoryError::Outside { gpa, bytes };
+        let Some(end) = gpa.checked_add(bytes) else { return Err(outside) };
+        if bytes > 0 && !self.shared.check_range(GuestAddress(gpa), bytes as usize) {
+            return Err(outside);
+        }
+        let mut at = gpa;
+        while at < end {
+            let block = at / HUGE_PAGE as u64 * HUGE_PAGE as u64;
+            let next = end.min(block + HUGE_PAGE as u64);
+            act(at, block, (next - at) as usize)?;
+            at = next;
         }
         Ok(())
+    }
+
+    /// Notes `bytes` at `gpa` in the huge page at `block`, unless they are to be there at once.
+    fn defer(&self, gpa: u64, block: u64, bytes: usize, source: impl FnOnce() -> Source) -> bool {
+        let Some(deferred) = &self.deferred else { return false };
+        // Memory may end inside a huge page.
+        let Ok(host) = self.host(block, HUGE_PAGE as u64) else { return false };
+        let block = host.ptr_guard_mut().as_ptr() as u64;
+        let at = (gpa % HUGE_PAGE as u64) as usize;
+        deferred.borrow_mut().push(Piece { block, at, bytes, source: source() });
+        true
+    }
+
+    /// Guest memory as this process sees it.
+    fn host(&self, gpa: u64, bytes: u64) -> Result<VolatileSlice<'_>, MemoryError> {
+        let slice = self.shared.get_slice(GuestAddress(gpa), bytes as usize);
+        slice.map_err(|_| MemoryError::Outside { gpa, bytes })
     }
 
     /// Maps whole pages of a file over guest memory. Bounds and alignment have been checked.
     fn map_file(&self, file: &File, offset: u64, gpa: u64, bytes: u64) -> Result<(), MemoryError> {
         let failed = |source| MemoryError::MapFile { gpa, bytes, source };
-        let host = self
-            .shared
-            .get_slice(GuestAddress(gpa), bytes as usize)
-            .map_err(|_| MemoryError::Outside { gpa, bytes })?
-            .ptr_guard_mut();
+        let host = self.host(gpa, bytes)?.ptr_guard_mut();
         let offset =
             i64::try_from(offset).map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
         let fd = file.as_raw_fd();
@@ -247,8 +323,37 @@ impl GuestRam {
     }
 }
 
-const PROTECTION: i32 = libc::PROT_READ | libc::PROT_WRITE;
-const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+/// Reads `bytes` of `file` from `offset` on to `to`, whatever others do with the file's position.
+///
+/// # Safety
+/// `bytes` from `to` on must be mapped, and no Rust reference may point to them.
+pub(crate) unsafe fn read_exact(
+    file: &File,
+    offset: u64,
+    to: *mut u8,
+    bytes: usize,
+) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes {
+        let at = offset.checked_add(done as u64).and_then(|at| i64::try_from(at).ok());
+        let at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        let rest = to.wrapping_add(done).cast();
+        // SAFETY: `done` is below `bytes`, so the rest is inside what the caller promised.
+        match unsafe { libc::pread64(file.as_raw_fd(), rest, bytes - done, at) } {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            // A count that is not negative fits.
+            read if read > 0 => done += read as usize,
+            _ => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+    Ok(())
+}
+
+pub(crate) const PROTECTION: i32 = libc::PROT_READ | libc::PROT_WRITE;
+pub(crate) const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
 /// Maps `bytes` at an address that huge pages can back. What alignment leaves over at either end
 /// stays mapped and untouched, which costs address space only.

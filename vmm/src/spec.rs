@@ -24,10 +24,11 @@ votive-vmm --kernel FILE --vcpus N --memory-mib N [options]
   --initrd FILE        the initial file system
   --vcpus N            1 to 32
   --memory-mib N       128 to 10752
-  --kernel-memory mapped|copied
-                       mapped (the default): the kernel's pages are the host's page cache until written,
-                       so the guest starts soonest and microVMs share most; copied: what Linux writes
-                       early is copied to huge pages, so PID 1 starts sooner
+  --kernel-memory demand|mapped|copied
+                       mapped: the kernel's pages are the host's page cache until written, so the guest
+                       starts soonest and microVMs share most; copied: what Linux writes early is copied
+                       to huge pages, so PID 1 starts sooner; demand (the default): as copied, while the
+                       guest runs already; without the right to userfaultfd, mapped
   --cmdline TEXT       added to the kernel's command line; may hold ` -- args` for PID 1
   --disk path=FILE[,readonly]
                        /dev/vda, /dev/vdb, ... in the order given; at most 8
@@ -106,7 +107,7 @@ pub struct ValidSpec {
     /// The kernel, an uncompressed vmlinux.
     pub kernel: FileRef,
     /// How the kernel gets into guest memory.
-    pub kernel_memory: KernelMemory,
+    pub kernel_memory: Option<KernelMemory>,
     /// The initial file system.
     pub initrd: Option<FileRef>,
     /// Number of vCPUs, 1 to [`MAX_VCPUS`].
@@ -138,6 +139,8 @@ pub struct ValidSpec {
 /// How the kernel gets into guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KernelMemory {
+    /// As `Copied`, each huge page when the guest first needs it.
+    Demand,
     /// Every whole page is mapped from the file.
     Mapped,
     /// Read-only blocks that fill huge pages are mapped, the rest is copied to huge pages.
@@ -223,7 +226,7 @@ pub enum SpecError {
 }
 
 const FILE_ALLOWED: &str = "a path, or fd:N with N from 3 to 1048575";
-const KERNEL_MEMORY_ALLOWED: &str = "mapped, copied";
+const KERNEL_MEMORY_ALLOWED: &str = "demand, mapped, copied";
 const VCPUS_ALLOWED: &str = "1 to 32";
 const MEMORY_ALLOWED: &str = "128 to 10752";
 const CMDLINE_ALLOWED: &str = "printable ASCII, 1500 bytes at most";
@@ -331,8 +334,10 @@ impl VmSpec {
         let spec = ValidSpec {
             kernel,
             kernel_memory: match self.kernel_memory.as_deref() {
-                None | Some("mapped") => KernelMemory::Mapped,
-                Some("copied") => KernelMemory::Copied,
+                None => None,
+                Some("demand") => Some(KernelMemory::Demand),
+                Some("mapped") => Some(KernelMemory::Mapped),
+                Some("copied") => Some(KernelMemory::Copied),
                 Some(other) => return Err(wrong("kernel-memory", other, KERNEL_MEMORY_ALLOWED)),
             },
             initrd,

@@ -6,6 +6,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{Action, Bus};
 use crate::console::Console;
+use crate::demand::Loading;
 use crate::exit::ExitReason;
 use crate::ioapic::Ioapic;
 use crate::layout::mmio_address;
@@ -18,7 +19,13 @@ fn empty() -> Bus {
 }
 
 fn bus(console: Option<Console>, devices: Vec<Arc<MmioDevice>>) -> Bus {
-    Bus::new(Marks::default(), Arc::new(Ioapic::new(24, |_| ())), console, devices)
+    Bus::new(
+        Marks::default(),
+        Arc::new(Ioapic::new(24, |_| ())),
+        console,
+        devices,
+        Loading::default(),
+    )
 }
 
 fn line() -> EventFd {

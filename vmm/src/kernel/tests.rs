@@ -7,8 +7,10 @@ use proptest::prelude::{any, prop_assert, proptest};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{KernelError, Plan, load};
+use crate::demand;
 use crate::memory::{GuestRam, LowMemory};
 use crate::spec::KernelMemory;
+use crate::userfault::Userfault;
 
 const MIB: u64 = 1 << 20;
 const ALLOWED: Range<u64> = MIB..128 * MIB;
@@ -59,7 +61,7 @@ fn plan(image: &[u8]) -> Result<Plan, KernelError> {
 
 #[test]
 fn a_good_kernel_is_in_memory_as_its_headers_say() {
-    for how in [KernelMemory::Mapped, KernelMemory::Copied] {
+    for how in [KernelMemory::Demand, KernelMemory::Mapped, KernelMemory::Copied] {
         loads_as_its_headers_say(how);
     }
 }
@@ -71,8 +73,15 @@ fn loads_as_its_headers_say(how: KernelMemory) {
     }
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&image).unwrap();
-    let ram = GuestRam::map(128 * MIB, LowMemory::HugePage).unwrap();
+    let mut ram = GuestRam::map(128 * MIB, LowMemory::HugePage).unwrap();
+    if how == KernelMemory::Demand {
+        ram = ram.deferring();
+    }
     let plan = load(&file, &ram, how).unwrap();
+    if how == KernelMemory::Demand {
+        let userfault = Userfault::open_for_own_accesses().unwrap();
+        demand::start(userfault, ram.take_deferred(), |error| panic!("{error}")).unwrap();
+    }
     assert_eq!((plan.entry, plan.segments.len()), (16 * MIB, 3));
     assert_eq!(plan.end(), 18 * MIB + 0x10);
     for segment in &plan.segments {

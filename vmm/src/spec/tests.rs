@@ -85,7 +85,7 @@ fn a_full_spec_keeps_every_value_and_the_order_of_disks() {
     assert_eq!((spec.control, spec.cgroup), (Some(8), Some(FileRef::Fd(9))));
     assert_eq!(spec.deadline_ns, Some(i64::MAX as u64));
     assert!(!spec.rng);
-    assert_eq!(spec.kernel_memory, KernelMemory::Copied);
+    assert_eq!(spec.kernel_memory, Some(KernelMemory::Copied));
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn every_wrong_value_is_refused_with_its_field_itself_and_what_is_allowed() {
         (&["--initrd", "fd:2"], &["--initrd:", "fd:2", "from 3"]),
         (&["--initrd", "fd:-1"], &["--initrd:", "fd:-1", "from 3"]),
         (&["--initrd", "fd:99999999999"], &["--initrd:", "fd:99999999999", "1048575"]),
-        (&["--kernel-memory", "huge"], &["--kernel-memory:", "huge", "mapped, copied"]),
+        (&["--kernel-memory", "huge"], &["--kernel-memory:", "huge", "demand, mapped, copied"]),
         (&["--cmdline", "a\nb"], &["--cmdline:", "a\\nb", "printable"]),
         (&["--cmdline", &long], &["--cmdline:", "xxx", "1500"]),
         (&["--disk", "/a"], &["--disk:", "/a", "path=FILE"]),

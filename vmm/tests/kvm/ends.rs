@@ -39,7 +39,7 @@ fn a_kernel_file_cut_under_a_running_guest_ends_with_4() {
     // A mark, then a load from the segment's last page for ever.
     let page = u32::try_from(LOAD).unwrap() + 0x2000;
     let load = [&[0x8a, 0x04, 0x25][..], &page.to_le_bytes(), &[0xeb, 0xf7]].concat();
-    let guest = Guest::new(&[&mark(1), &load]);
+    let guest = Guest::new(&[&mark(1), &load]).mapped();
     let running = guest.start();
     let kernel = std::fs::OpenOptions::new().write(true).open(guest.file("kernel")).unwrap();
     kernel.set_len(0x1000).unwrap();

@@ -83,6 +83,11 @@ impl Guest {
         self
     }
 
+    /// With its kernel's file mapped into memory, where [`Running::memory`] finds it.
+    pub(crate) fn mapped(self) -> Self {
+        self.with(&["--kernel-memory", "mapped"])
+    }
+
     /// Without its `--memory-mib`, for another one.
     pub(crate) fn without_memory(mut self) -> Self {
         let at = self.arguments.iter().position(|argument| argument == "--memory-mib").unwrap();
@@ -177,7 +182,7 @@ impl Running {
         self
     }
 
-    /// The guest's memory. The kernel's file is mapped at [`LOAD`], inside one mapping of all low memory.
+    /// The memory of a guest that is [`Guest::mapped`]. The kernel's file is at [`LOAD`], inside one mapping of all low memory.
     pub(crate) fn memory(&self) -> Memory {
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.pid())).unwrap();
         let line = maps.lines().find(|line| line.ends_with("/kernel")).unwrap();

@@ -53,7 +53,7 @@ fn assert_stands_still(running: &Running, words: &[u64]) {
 
 #[test]
 fn a_paused_guest_makes_no_progress_and_goes_on_where_it_was() {
-    let guest = Guest::new(&[&mark(1), &count()]);
+    let guest = Guest::new(&[&mark(1), &count()]).mapped();
     let (running, control) = guest.start_controlled();
     let mut last = 0;
     for _ in 0..5 {
@@ -72,7 +72,7 @@ fn a_paused_guest_makes_no_progress_and_goes_on_where_it_was() {
 fn every_vcpu_of_a_guest_is_paused() {
     // The first two count, the other six were never started by the guest.
     let start = start_second_vcpu(COUNT_SECOND);
-    let guest = Guest::shaped(&[&start, &mark(1), &count()], 8);
+    let guest = Guest::shaped(&[&start, &mark(1), &count()], 8).mapped();
     let (running, control) = guest.start_controlled();
     let counters = [COUNTER, SECOND_COUNTER];
     for _ in 0..5 {
@@ -94,7 +94,7 @@ fn every_vcpu_of_a_guest_is_paused() {
 
 #[test]
 fn a_halted_guest_pauses_and_resumes() {
-    let guest = Guest::new(&[&mark(1), &IDLE]);
+    let guest = Guest::new(&[&mark(1), &IDLE]).mapped();
     let (running, control) = guest.start_controlled();
     control.pause();
     assert_stands_still(&running, &[]);
@@ -105,7 +105,7 @@ fn a_halted_guest_pauses_and_resumes() {
 
 #[test]
 fn ten_thousand_pauses_lose_nothing() {
-    let guest = Guest::new(&[&mark(1), &count()]);
+    let guest = Guest::new(&[&mark(1), &count()]).mapped();
     let (running, control) = guest.start_controlled();
     let memory = running.memory();
     // Some hit vCPUs that have not left the pause before, some a guest that runs.
@@ -124,7 +124,7 @@ fn ten_thousand_pauses_lose_nothing() {
 
 #[test]
 fn commands_sent_without_waiting_for_answers_are_all_answered_in_order() {
-    let guest = Guest::new(&[&mark(1), &count()]);
+    let guest = Guest::new(&[&mark(1), &count()]).mapped();
     let (running, control) = guest.start_controlled();
     let writer = control.0.try_clone().unwrap();
     let sender = std::thread::spawn(move || {
@@ -153,7 +153,7 @@ fn pauses_hit_port_reads_and_lose_none() {
         &stop(9),
     ]
     .concat();
-    let guest = Guest::new(&[&mark(1), &read]);
+    let guest = Guest::new(&[&mark(1), &read]).mapped();
     let (running, control) = guest.start_controlled();
     let memory = running.memory();
     for round in 0..2_000 {
@@ -170,7 +170,7 @@ fn pauses_hit_port_reads_and_lose_none() {
 #[test]
 fn a_storm_of_pauses_hits_a_guest_with_two_vcpus() {
     let start = start_second_vcpu(COUNT_SECOND);
-    let guest = Guest::shaped(&[&start, &mark(1), &count()], 3);
+    let guest = Guest::shaped(&[&start, &mark(1), &count()], 3).mapped();
     let (running, control) = guest.start_controlled();
     let memory = running.memory();
     for round in 0..1_000 {
@@ -188,7 +188,7 @@ fn a_storm_of_pauses_hits_a_guest_with_two_vcpus() {
 #[test]
 fn a_pause_while_the_machine_is_made_comes_true_and_the_guest_starts_after_it() {
     for _ in 0..20 {
-        let guest = Guest::new(&[&mark(1), &count()]);
+        let guest = Guest::new(&[&mark(1), &count()]).mapped();
         let (running, control) = guest.spawn_controlled();
         control.pause();
         assert_stands_still(&running, &[COUNTER]);
@@ -229,7 +229,7 @@ fn ask_until_gone(control: &Control) {
 
 #[test]
 fn repeated_and_unknown_commands_are_harmless() {
-    let guest = Guest::new(&[&mark(1), &count()]);
+    let guest = Guest::new(&[&mark(1), &count()]).mapped();
     let (running, control) = guest.start_controlled();
     for (command, answer) in [(b'r', b'r'), (b'p', b'p'), (b'p', b'p'), (b'x', b'?'), (0, b'?')] {
         assert_eq!(control.ask(command), answer);
@@ -259,7 +259,7 @@ fn a_peer_that_goes_ends_a_running_a_paused_and_a_halted_guest() {
 
 #[test]
 fn a_paused_guest_still_hears_signals() {
-    let guest = Guest::new(&[&mark(1), &count()]);
+    let guest = Guest::new(&[&mark(1), &count()]).mapped();
     let (running, control) = guest.start_controlled();
     control.pause();
     running.signal("INT");

@@ -63,9 +63,29 @@ fn the_largest_machine_starts() {
 }
 
 #[test]
-fn a_copied_kernel_runs_as_a_mapped_one_does() {
-    for how in ["mapped", "copied"] {
+fn a_kernel_runs_however_it_gets_into_memory() {
+    for how in ["demand", "mapped", "copied"] {
         let guest = Guest::new(&[&stop(7)]).with(&["--kernel-memory", how]);
         guest.run().is(3, "guest stopped with code 7");
     }
+}
+
+#[test]
+fn nothing_fills_memory_any_more_once_the_guest_has_written_its_first_mark() {
+    let guest = Guest::shaped(&[&mark(1), &IDLE], 2).with(&["--kernel-memory", "demand"]);
+    let running = guest.start();
+    let process = format!("/proc/{}", running.pid());
+    let descriptors = fs::read_dir(format!("{process}/fd")).unwrap();
+    let open: Vec<_> =
+        descriptors.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok()).collect();
+    assert!(open.iter().any(|path| path.ends_with("anon_inode:kvm-vm")), "{open:?}");
+    let faults = |path: &&std::path::PathBuf| path.to_string_lossy().contains("userfaultfd");
+    assert_eq!(open.iter().find(faults), None);
+    // `um`: accesses to missing pages of this mapping are caught.
+    let maps = fs::read_to_string(format!("{process}/smaps")).unwrap();
+    let caught = |line: &&str| line.starts_with("VmFlags:") && line.contains(" um");
+    assert!(maps.contains("VmFlags:"));
+    assert_eq!(maps.lines().find(caught), None);
+    running.signal("TERM");
+    running.wait().is(143, "signal 15");
 }
