@@ -169,6 +169,11 @@ impl<R: Read + Seek> Archive<R> {
         std::mem::replace(&mut self.root, Node::implied())
     }
 
+    /// The size of an entry's content as its header has it; [`Archive::read`] gives so much or fails.
+    pub(crate) fn claimed(&self, index: usize) -> u64 {
+        self.entries.get(index).map_or(0, |entry| entry.as_ref().size())
+    }
+
     /// Reads one entry's content in pieces; `piece` may fail with an error of its own.
     pub(crate) fn read<E: From<ArchiveError>>(
         &mut self,
@@ -194,6 +199,9 @@ impl<R: Read + Seek> Archive<R> {
             self.unzipped += count as u64;
             if self.unzipped > self.limit {
                 return Err(ArchiveError::TooMuch { name, limit: self.limit }.into());
+            }
+            if bytes > claimed {
+                return Err(ArchiveError::Size { name, claimed }.into());
             }
             piece(&buffer[..count])?;
         }

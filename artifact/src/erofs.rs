@@ -1,80 +1,47 @@
-//! A folder becomes an EROFS image: the same files give the same bytes, whoever owns them and whenever they were made.
+//! EROFS images, written by votive itself: the same tree gives the same bytes on any machine, at any time, by any user.
+//!
+//! The on-disk format is that of Linux's `fs/erofs/erofs_fs.h` with 4 KiB blocks and without compression. An inode may lie
+//! anywhere in the image at a multiple of 32 bytes, and its number is that multiple; the data of a file is one run of
+//! blocks. So a writer may choose freely what lies beside what, and that is why this one exists: chunks of the image are
+//! stored once for all images that share them, and only what lies alike can be shared.
+//!
+//! - `tree` is what is to be written: inodes with names in folders, and no contents.
+//! - `superblock`, `inode`, `dirents` and `xattrs` turn parts of it into bytes. They know no file and no position.
+//! - `table` chooses where inodes lie in their blocks.
+//! - `image` is the file: runs of blocks, holes where there would be zeros, and `metadata` writes inodes into it.
+//! - `flat` lays out a tree that is known before its contents are: a ZIP.
+//! - `mkfs` has erofs-utils pack a folder; runtime images are built that way.
 
-use std::io;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+#![expect(dead_code, reason = "container images come next")]
 
-/// The program that makes the image.
-const MKFS: &str = "mkfs.erofs";
+mod dirents;
+mod flat;
+mod image;
+mod inode;
+mod metadata;
+mod mkfs;
+mod superblock;
+mod table;
+mod tree;
+mod xattrs;
+
+pub(crate) use flat::Flat;
+pub use image::ErofsError;
+pub use mkfs::{MkfsError, pack};
+pub(crate) use tree::{Attributes, Inode, InodeId, Kind, Tree};
+
+/// Size of a block, in bytes: that of a page, so that a page of a file is one block and can be mapped.
+pub(crate) const BLOCK: u64 = 4096;
 
 /// Every image has this UUID: a random one would make equal contents unequal.
-const UUID: &str = "766f7469-7665-4000-8000-000000000000";
+const UUID: [u8; 16] = *b"votive\x40\x00\x80\x00\x00\x00\x00\x00\x00\x00";
 
-/// Why an image could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum ErofsError {
-    /// mkfs.erofs is not there.
-    #[error("mkfs.erofs is not in PATH; it is in Debian's package erofs-utils")]
-    Missing,
-    /// mkfs.erofs could not be started.
-    #[error("cannot start mkfs.erofs")]
-    Start(#[source] io::Error),
-    /// mkfs.erofs did not like the folder.
-    #[error("mkfs.erofs cannot pack {folder}: {reason}")]
-    Pack {
-        /// The folder.
-        folder: PathBuf,
-        /// The last line that mkfs.erofs wrote.
-        reason: String,
-    },
-    /// The image could not be put in its place.
-    #[error("cannot write {path}")]
-    Write {
-        /// The image.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+/// The number of blocks that hold so many bytes.
+pub(crate) const fn blocks(bytes: u64) -> u64 {
+    bytes.div_ceil(BLOCK)
 }
 
-/// Packs `folder` into an uncompressed EROFS image at `image`, which appears whole or not at all.
-///
-/// All files belong to root, times are zero, extended attributes are left out. Nothing but `image` is left behind.
-pub fn pack(folder: &Path, image: &Path) -> Result<(), ErofsError> {
-    let mut partial = image.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let result = run(folder, &partial).and_then(|()| {
-        std::fs::rename(&partial, image)
-            .map_err(|source| ErofsError::Write { path: image.to_owned(), source })
-    });
-    if result.is_err() {
-        // A second failure here could only hide the first.
-        let _ = std::fs::remove_file(&partial);
-    }
-    result
-}
-
-fn run(folder: &Path, image: &Path) -> Result<(), ErofsError> {
-    let output = Command::new(MKFS)
-        .args(["-d1", "-T0", "-U", UUID, "-x-1", "--all-root"])
-        .arg(image)
-        .arg(folder)
-        .env_clear()
-        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
-        .output()
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => ErofsError::Missing,
-            _ => ErofsError::Start(error),
-        })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&output.stderr);
-    let reason = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no reason given");
-    Err(ErofsError::Pack { folder: folder.to_owned(), reason: reason.trim().to_owned() })
-}
-
+#[cfg(test)]
+pub(crate) mod reader;
 #[cfg(test)]
 mod tests;

@@ -1,17 +1,16 @@
-//! From an uploaded ZIP to the image that every microVM of the function maps.
+//! From uploaded ZIPs to the image that every microVM of the function maps.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::archive::{Archive, ArchiveError};
-use crate::erofs::{self, ErofsError};
-use crate::folder::{self, FolderError};
+use crate::erofs::{ErofsError, Flat, InodeId};
+use crate::layers::Layers;
 use crate::limits::Limits;
 use crate::workplace::Workplace;
 
-/// What became of a ZIP.
+/// What became of an upload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Regular files.
@@ -20,7 +19,7 @@ pub struct Summary {
     pub links: usize,
     /// Folders, the root left out.
     pub folders: usize,
-    /// Size of the ZIP, in bytes.
+    /// Size of the ZIPs or of an image's layers as they were uploaded, in bytes.
     pub zipped_bytes: u64,
     /// Sum of the sizes of all contents, in bytes.
     pub unzipped_bytes: u64,
@@ -42,12 +41,9 @@ pub enum OptimiseError {
     },
     /// The ZIP is refused: the customer's fault.
     #[error(transparent)]
-    Refused(ArchiveError),
-    /// The files could not be written.
-    #[error("cannot lay out the archive's files")]
-    Write(#[source] FolderError),
+    Refused(#[from] ArchiveError),
     /// There is no place for intermediate files.
-    #[error("cannot make a temporary folder in {path}")]
+    #[error("cannot make a temporary file in {path}")]
     Scratch {
         /// The folder for temporary files.
         path: PathBuf,
@@ -58,11 +54,20 @@ pub enum OptimiseError {
     /// The image could not be made.
     #[error(transparent)]
     Image(#[from] ErofsError),
+    /// The image could not be put in its place.
+    #[error("cannot write {path}")]
+    Place {
+        /// Where it was to be.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Makes the EROFS image of a ZIP at `out`: the same ZIP gives the same bytes anywhere.
 ///
-/// `out` appears whole or not at all; intermediate files live in a [`Workplace`] beside it.
+/// `out` appears whole or not at all; until then it lives in a [`Workplace`] beside it.
 ///
 /// # Errors
 /// [`OptimiseError`]
@@ -80,14 +85,21 @@ pub fn optimise_zips(
     out: &Path,
     limits: &Limits,
 ) -> Result<Summary, OptimiseError> {
-    let parent = out.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let (_workplace, image, summary) = optimise_in(zips, parent.unwrap_or(Path::new(".")), limits)?;
-    std::fs::rename(image, out)
-        .map_err(|source| ErofsError::Write { path: out.to_owned(), source })?;
+    let parent = match out.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let scratch = |source| OptimiseError::Scratch { path: parent.to_owned(), source };
+    let workplace = Workplace::new_in(parent).map_err(scratch)?;
+    let path = workplace.path().join("image.erofs");
+    let file = File::options().read(true).write(true).create_new(true).open(&path);
+    let (_, summary) = write(zips, file.map_err(scratch)?, limits)?;
+    std::fs::rename(&path, out)
+        .map_err(|source| OptimiseError::Place { path: out.to_owned(), source })?;
     Ok(summary)
 }
 
-/// As [`optimise_zip`], with an image that has no name any more: nothing is left of it once it is closed. `folder` is
+/// As [`optimise_zip`], with an image that has no name: nothing is left of it once it is closed. `folder` is
 /// where temporary files may be.
 ///
 /// # Errors
@@ -97,65 +109,65 @@ pub fn optimise_zip_unnamed(
     folder: &Path,
     limits: &Limits,
 ) -> Result<(File, Summary), OptimiseError> {
-    let (_workplace, image, summary) = optimise_in(&[zip], folder, limits)?;
-    let file = File::open(&image).map_err(|source| ErofsError::Write { path: image, source })?;
-    Ok((file, summary))
+    optimise_zips_unnamed(&[zip], folder, limits)
 }
 
-/// Makes the image inside a new workplace in `folder`.
-fn optimise_in(
+/// As [`optimise_zips`], with an image that has no name.
+///
+/// # Errors
+/// [`OptimiseError`]
+pub fn optimise_zips_unnamed(
     zips: &[impl AsRef<Path>],
     folder: &Path,
     limits: &Limits,
-) -> Result<(Workplace, PathBuf, Summary), OptimiseError> {
+) -> Result<(File, Summary), OptimiseError> {
     let scratch = |source| OptimiseError::Scratch { path: folder.to_owned(), source };
-    let workplace = Workplace::new_in(folder).map_err(scratch)?;
-    let files = workplace.path().join("files");
-    std::fs::create_dir(&files).map_err(scratch)?;
-    // It becomes `/var/task` or `/opt`, which the function's user may read, whatever the umask is here.
-    std::fs::set_permissions(&files, Permissions::from_mode(0o755)).map_err(scratch)?;
-    let mut summary = Summary::default();
-    let mut left = *limits;
-    // The uppermost first: what is there hides what comes after it.
-    for zip in zips.iter().rev() {
-        let layer = lay_out(zip.as_ref(), &files, &left)?;
-        summary.files += layer.files;
-        summary.links += layer.links;
-        summary.folders += layer.folders;
-        summary.zipped_bytes += layer.zipped_bytes;
-        summary.unzipped_bytes += layer.unzipped_bytes;
-        left.unzipped_bytes = left.unzipped_bytes.saturating_sub(layer.unzipped_bytes);
-        left.nodes = left.nodes.saturating_sub(layer.files + layer.links + layer.folders);
-    }
-    let image = workplace.path().join("image.erofs");
-    erofs::pack(&files, &image)?;
-    summary.image_bytes =
-        image.metadata().map_err(|source| ErofsError::Write { path: image.clone(), source })?.len();
-    Ok((workplace, image, summary))
+    write(zips, tempfile::tempfile_in(folder).map_err(scratch)?, limits)
 }
 
-/// Lays the files of one ZIP out below `files`.
-fn lay_out(zip: &Path, files: &Path, limits: &Limits) -> Result<Summary, OptimiseError> {
-    let open =
-        || File::open(zip).map_err(|source| OptimiseError::Open { path: zip.to_owned(), source });
+/// One ZIP and what is to be taken from it.
+struct Source {
+    archive: Archive<File>,
+    files: Vec<(InodeId, usize)>,
+}
+
+/// Writes the image into `file`: first all headers are read and everything has its place, then contents go straight to it.
+fn write(
+    zips: &[impl AsRef<Path>],
+    file: File,
+    limits: &Limits,
+) -> Result<(File, Summary), OptimiseError> {
+    let mut layers = Layers::new(limits);
+    let mut summary = Summary::default();
+    let mut sources = Vec::new();
+    // The uppermost first: it hides what the others have.
+    for zip in zips.iter().rev() {
+        let (mut archive, bytes) = open(zip.as_ref(), layers.left())?;
+        summary.zipped_bytes += bytes;
+        let files = layers.add(&mut archive)?;
+        sources.push(Source { archive, files });
+    }
+    let count = layers.count;
+    (summary.files, summary.links, summary.folders) = (count.files, count.links, count.folders);
+    let flat = Flat::new(layers.tree, file)?;
+    for source in &mut sources {
+        for (id, entry) in &source.files {
+            let mut content = flat.content(*id);
+            source.archive.read::<OptimiseError>(*entry, |piece| Ok(content.write(piece)?))?;
+        }
+        summary.unzipped_bytes += source.archive.unzipped();
+    }
+    summary.image_bytes = flat.bytes();
+    Ok((flat.finish()?, summary))
+}
+
+/// Opens a ZIP and checks its headers; also gives its size.
+fn open(zip: &Path, limits: &Limits) -> Result<(Archive<File>, u64), OptimiseError> {
+    let failed = |source| OptimiseError::Open { path: zip.to_owned(), source };
+    let open = || File::open(zip).map_err(failed);
     let file = open()?;
-    let zipped_bytes = file
-        .metadata()
-        .map_err(|source| OptimiseError::Open { path: zip.to_owned(), source })?
-        .len();
-    let mut archive = Archive::open(file, open()?, limits).map_err(OptimiseError::Refused)?;
-    let count = folder::fill(&mut archive, files).map_err(|error| match error {
-        FolderError::Archive(error) => OptimiseError::Refused(error),
-        error @ FolderError::Write { .. } => OptimiseError::Write(error),
-    })?;
-    Ok(Summary {
-        files: count.files,
-        links: count.links,
-        folders: count.folders,
-        zipped_bytes,
-        unzipped_bytes: archive.unzipped(),
-        image_bytes: 0,
-    })
+    let bytes = file.metadata().map_err(failed)?.len();
+    Ok((Archive::open(file, open()?, limits)?, bytes))
 }
 
 #[cfg(test)]

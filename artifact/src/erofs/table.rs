@@ -1,0 +1,47 @@
+//! Where inodes lie: one after another, as close as the format allows.
+
+use super::BLOCK;
+
+/// Inodes lie at multiples of this, in bytes.
+pub(super) const SLOT: u64 = 32;
+
+/// The place where the next inode of a run of inodes would lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Table {
+    next: u64,
+}
+
+impl Table {
+    /// A table that begins at `start`, a multiple of the block size.
+    pub(super) fn new(start: u64) -> Table {
+        Table { next: start }
+    }
+
+    /// Places an inode of `inode` bytes, `head` with its extended attributes, and `inline` bytes of data after them.
+    ///
+    /// Inode and inline data each lie in one block. `inline` is such that this is possible: see [`inline_fits`].
+    pub(super) fn place(&mut self, inode: usize, head: usize, inline: usize) -> u64 {
+        let (inode, head, inline) = (inode as u64, head as u64, inline as u64);
+        let mut at = self.next.next_multiple_of(SLOT);
+        let is_good = |at: u64| {
+            at % BLOCK + inode <= BLOCK && (inline == 0 || (at + head) % BLOCK + inline <= BLOCK)
+        };
+        // Ends within a block's length: see `inline_fits`.
+        while !is_good(at) {
+            at += SLOT;
+        }
+        self.next = at + head + inline;
+        at
+    }
+
+    /// The end of the last inode.
+    pub(super) fn end(self) -> u64 {
+        self.next
+    }
+}
+
+/// Whether so much data may follow an inode: one that lies at the beginning of a block would have it in the same one, or,
+/// with more extended attributes than a block holds, in its last.
+pub(super) fn inline_fits(head: usize, inline: usize) -> bool {
+    head % BLOCK as usize + inline <= BLOCK as usize
+}
