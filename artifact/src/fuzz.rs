@@ -4,6 +4,8 @@ use std::io::{Cursor, Read, Seek};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::limits::Limits;
+use crate::manifest::Manifest;
+use crate::seal::Artifact;
 use crate::tree::Node;
 
 /// Small, so that one input costs little.
@@ -40,6 +42,23 @@ fn read_folder<R: Read + Seek>(
         }
     }
     Ok(())
+}
+
+/// Reads a manifest: what is read is written alike, and every chunk has its place.
+pub fn manifest(data: &[u8]) {
+    let Ok(manifest) = Manifest::parse(data) else { return };
+    assert!(manifest.encode() == data, "there is one way to write a manifest");
+    assert_eq!(Manifest::parse_named(data, &manifest.id()), Ok(manifest.clone()));
+    let chunks = manifest.zeros().chunks();
+    let places = (0..chunks).filter_map(|index| manifest.place(index));
+    assert!(places.eq(0..manifest.names().len()), "chunks have their places in order");
+    assert_eq!(manifest.place(chunks), None);
+}
+
+/// Reads an artifact: what is read is written alike.
+pub fn artifact(data: &[u8]) {
+    let Ok(artifact) = Artifact::parse(data) else { return };
+    assert!(artifact.encode() == data, "there is one way to write an artifact");
 }
 
 #[cfg(test)]

@@ -4,13 +4,20 @@
 //! the files it names, each checked, `layers` lays several ZIPs one over the other, `erofs` writes an image whose bytes depend on
 //! the content alone, and `optimise` does all of it in order. Contents go straight from the archive into the image; one
 //! that is to have a name is written in a `workplace` that is removed also when its process is killed, by the next one.
+//!
+//! `chunk` cuts an image into pieces, `seal` encrypts them and their keys, and `manifest` lists them by the `digest`s that are
+//! their names.
 
 pub mod archive;
+pub mod chunk;
+pub mod digest;
 pub mod erofs;
 pub mod fuzz;
 mod layers;
 pub mod limits;
+pub mod manifest;
 mod optimise;
+pub mod seal;
 mod tree;
 mod workplace;
 

@@ -38,3 +38,19 @@ pub(crate) const TARGET_BYTES: usize = 1024;
 
 /// How much of a hostile name an error repeats, in characters.
 pub(crate) const SHOWN_CHARS: usize = 200;
+
+/// The largest image, in bytes: Lambda's 10 GiB of files and a tenth more for names, owners and places.
+pub const IMAGE_BYTES_MAX: u64 = 11 << 30;
+
+/// The most chunks of an image; a manifest's size follows from it.
+pub const CHUNKS_MAX: u32 = (IMAGE_BYTES_MAX / crate::chunk::CHUNK_BYTES as u64) as u32;
+
+/// The largest configuration that travels inside an artifact's sealed table, in bytes: ENTRYPOINT, CMD, ENV.
+pub const CONFIG_BYTES_MAX: usize = 64 << 10;
+
+/// The longest name of an artifact, a key or a worker, in bytes. Lambda's longest ARN of a function version has 140 characters,
+/// that of a key 2048 by its API and 75 in practice.
+pub const NAME_TEXT_MAX: usize = 512;
+
+/// The longest wrapped data key, in bytes: twice what AWS KMS returns for a key of 32 bytes, and then some.
+pub const WRAPPED_KEY_MAX: usize = 1024;

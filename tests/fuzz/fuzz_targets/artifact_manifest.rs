@@ -1,0 +1,5 @@
+//! A manifest, as a store gives it.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| votive_artifact::fuzz::manifest(data));
