@@ -14,6 +14,7 @@ pub mod cgroup;
 pub mod control;
 pub mod deadline;
 pub mod exit;
+pub mod heap;
 pub mod machine;
 pub mod parent;
 pub mod pause;

@@ -46,6 +46,7 @@ fn run(spec: ValidSpec, start_ns: u64) -> ExitCode {
         let reason = ExitReason::DeadlinePassed;
         return end(&reason.to_string(), reason.code());
     }
+    votive_vmm::heap::share();
     let mut machine = match boot(spec, start_ns, deadline) {
         Ok(machine) => machine,
         Err(error) => return end(&one_line(&error), SETUP_FAILED),

@@ -12,6 +12,7 @@ const FILES: &[&str] = &[
     "vmm/src/deadline.rs",
     "vmm/src/demand.rs",
     "vmm/src/descriptor.rs",
+    "vmm/src/heap.rs",
     "vmm/src/kvm.rs",
     "vmm/src/marks.rs",
     "vmm/src/memory.rs",
