@@ -212,7 +212,7 @@ async fn carry_out(
 ) -> Result<u8, RemoteError> {
     let (to, answer) = match command {
         RemoteCommand::Invoke(arguments) => return invoke::run(*arguments, out, log).await,
-        RemoteCommand::Watch { logs, to } => return watch(&to, logs, out).await,
+        RemoteCommand::Watch { logs, to } => return watch(&to, logs, out, log).await,
         RemoteCommand::Status { to } => {
             let status = connect(&to).await?.status().await?;
             (to, shown::status(&status))
@@ -295,8 +295,11 @@ async fn watch(
     to: &ConnectArguments,
     logs: bool,
     out: &mut (dyn Write + Send),
+    log: &mut (dyn Write + Send),
 ) -> Result<u8, RemoteError> {
     let mut watch = connect(to).await?.watch(logs).await?;
+    // Whoever started this may go on: what happens now is seen. Nobody reads: there is nobody to tell.
+    let _ = writeln!(log, "votive: watching");
     while let Some(event) = watch.next().await? {
         // One line each, in either form: whoever watches pipes it on.
         writeln!(out, "{}", shown::event(&event))?;

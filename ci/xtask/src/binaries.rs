@@ -9,9 +9,12 @@ use anyhow::{Context, Result, bail};
 use crate::cache::{Cache, Key};
 use crate::cpio::Archive;
 use crate::progress::Progress;
+use crate::subprocess;
 use crate::workspace;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The program that AWS's extension client is in.
+const EXTENSION: &str = "extension-client";
 
 /// How a program is built.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +42,9 @@ pub(crate) const VMM: Program =
 /// PID 1 of guests.
 pub(crate) const INIT: Program =
     Program { package: "votive-init", name: "votive-init", profile: "sealed" };
+/// The worker.
+pub(crate) const AGENT: Program =
+    Program { package: "votive-agent", name: "votive-agent", profile: "release" };
 /// The operator's command line.
 pub(crate) const VOTIVE: Program =
     Program { package: "votive-agent", name: "votive", profile: "release" };
@@ -48,6 +54,9 @@ pub(crate) const LAB_INIT: Program =
 /// The end-to-end tests.
 pub(crate) const E2E: Program =
     Program { package: "votive-e2e", name: "votive-e2e", profile: "release" };
+/// The custom runtime of those tests' functions.
+pub(crate) const PROBE: Program =
+    Program { package: "votive-e2e", name: "votive-probe", profile: "release" };
 
 /// The demo's function with a bootstrap of its own.
 pub(crate) const FUNCTION: Program =
@@ -58,6 +67,7 @@ pub(crate) const BENCH: Program =
 
 /// Builds the programs that a worker and its guests consist of, and makes them the current ones.
 pub(crate) fn build(cache: &Cache, progress: &Progress) -> Result<()> {
+    make_current(cache, progress, AGENT)?;
     make_current(cache, progress, VOTIVE)?;
     build_microvm(cache, progress)
 }
@@ -100,6 +110,31 @@ pub(crate) fn compile(progress: &Progress, program: Program) -> Result<PathBuf> 
         .with_context(|| format!("cargo did not say where {} is", program.name))?;
     step.done(&format!("{} kB", fs::metadata(&path)?.len() / 1000));
     Ok(path)
+}
+
+/// Builds AWS's extension client for Rust, unmodified, once for each version of it, and makes it current as
+/// `functions/extension-client`: a program for a layer of the end-to-end tests.
+pub(crate) fn build_extension_client(cache: &Cache, progress: &Progress) -> Result<()> {
+    let source = workspace::root()?.join("guest-init/tests/extension-client");
+    let key = Key::new(EXTENSION, 1)
+        .file("lock", &source.join("Cargo.lock"))?
+        .file("manifest", &source.join("Cargo.toml"))?
+        .file("source", &source.join("src/main.rs"))?;
+    let entry = cache.entry(key, |into| {
+        let step = progress.step(format!("building {EXTENSION} (a minute, once)"));
+        let scratch = cache.scratch()?;
+        let target = scratch.path().join("target");
+        let mut command = workspace::cargo(&source);
+        command.args(["build", "--quiet", "--release", "--locked", "--target", TARGET]);
+        command.env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols");
+        command.env("CARGO_TARGET_DIR", &target);
+        subprocess::logged(&mut command, &scratch.path().join("log"))?;
+        fs::copy(target.join(TARGET).join("release").join(EXTENSION), into.join(EXTENSION))?;
+        step.done("done");
+        Ok(())
+    })?;
+    cache.link(&format!("functions/{EXTENSION}"), &entry.join(EXTENSION))?;
+    Ok(())
 }
 
 /// Copies a program into the cache, under the hash of its content.

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every check and every test, those in real microVMs included, and one line of counts.
 
 use std::io::{BufRead as _, BufReader, Read};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ const LABS_MAX: usize = 4;
 
 /// Where the end-to-end tests are in the lab.
 const E2E_INSIDE: &str = "/votive/bin/votive-e2e";
+/// Where their functions' runtime is, beside them.
+const PROBE_INSIDE: &str = "/votive/bin/votive-probe";
 
 /// One part of the suite: what it is called, and how it is run.
 type Part = (&'static str, fn(&Progress) -> Result<Counts>);
@@ -143,6 +145,9 @@ fn guest(progress: &Progress) -> Result<Counts> {
     image(None, progress)?;
     let cache = Cache::open()?;
     let place = Place::find(&cache, progress)?;
+    binaries::build_extension_client(&cache, progress)?;
+    let probe = binaries::compile(progress, binaries::PROBE)?;
+    // Cargo puts both into one folder, where the first looks for the second.
     let program = binaries::compile(progress, binaries::E2E)?;
     let step = progress.step("tests in microVMs");
     let (counts, ok) = match &place {
@@ -150,7 +155,7 @@ fn guest(progress: &Progress) -> Result<Counts> {
             let mut command = Command::new(&program);
             counted(command.env("VOTIVE_IMAGES", cache.current()), Stdout::Read)?
         }
-        Place::Lab(lab) => in_labs(lab, &cache, &program)?,
+        Place::Lab(lab) => in_labs(lab, &cache, &[(&program, E2E_INSIDE), (&probe, PROBE_INSIDE)])?,
     };
     step.done(&format!("{} passed, {} failed", counts.passed, counts.failed));
     // No test is no pass.
@@ -158,12 +163,14 @@ fn guest(progress: &Progress) -> Result<Counts> {
 }
 
 /// The tests in as many labs as this host has processors, a part in each: a lab has one processor.
-fn in_labs(lab: &Lab, cache: &Cache, program: &Path) -> Result<(Counts, bool)> {
+fn in_labs(lab: &Lab, cache: &Cache, programs: &[(&PathBuf, &str)]) -> Result<(Counts, bool)> {
     let labs = std::thread::available_parallelism().map_or(1, usize::from).min(LABS_MAX);
     let in_lab = |number: usize| -> Result<(Counts, bool)> {
-        let job = Job::new([E2E_INSIDE])
-            .file(program, E2E_INSIDE)
-            .env("VOTIVE_E2E_SHARD", &format!("{number}/{labs}"));
+        let mut job = Job::new([E2E_INSIDE]);
+        for (program, inside) in programs {
+            job = job.file(program, inside);
+        }
+        job = job.env("VOTIVE_E2E_SHARD", &format!("{number}/{labs}"));
         let mut job = place::with_images(job, cache)?;
         job.timeout = GUEST_LIMIT;
         job.memory_mib = place::LAB_MEMORY_MIB;

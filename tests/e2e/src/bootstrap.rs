@@ -1,4 +1,4 @@
-//! A custom runtime that behaves as its handler's name says. It is this very program, under the name `bootstrap`.
+//! A custom runtime that behaves as its handler's name says: the program `votive-probe`.
 //!
 //! It speaks the Runtime API over plain sockets, so that it can also break its rules.
 
@@ -10,17 +10,10 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Signal, getpid, kill_process};
 
 mod inspect;
+mod tell;
 
 /// The most that a buffered response may have.
 const RESPONSE_MAX: usize = 6 * 1024 * 1024 + 100;
-
-/// Whether this process is a function's runtime.
-#[must_use]
-pub fn is_called() -> bool {
-    std::env::args_os()
-        .next()
-        .is_some_and(|name| std::path::Path::new(&name).file_name() == Some("bootstrap".as_ref()))
-}
 
 /// Serves invocations until something, perhaps on purpose, goes wrong.
 #[must_use]
@@ -45,6 +38,7 @@ fn serve() -> Result<u8> {
         }
         "init-exit" => return Ok(4),
         "init-hang" => wait_for_ever(),
+        "spin" => tell::spin(),
         _ => {}
     }
     loop {
@@ -110,6 +104,7 @@ fn invoke(handler: &str, id: &str, next: &Response) -> Result<Option<u8>> {
             eprint!("no end");
             expect_accepted(&path, b"null")?;
         }
+        "tell" | "spin" => return tell::invoke(id, next),
         "processes" => expect_accepted(&path, inspect::process_limit().to_string().as_bytes())?,
         "disk" => expect_accepted(&path, inspect::fill_disk().to_string().as_bytes())?,
         _ => expect_accepted(&path, &next.body)?,

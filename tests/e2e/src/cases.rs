@@ -8,6 +8,7 @@ mod failures;
 mod pauses;
 mod shares;
 mod sizes;
+mod worker;
 
 /// A test.
 pub type Case = fn() -> anyhow::Result<()>;
@@ -23,6 +24,14 @@ pub fn all() -> impl Iterator<Item = (&'static str, Case)> {
         damage::CASES,
         pauses::CASES,
         shares::CASES,
+        worker::life::CASES,
+        worker::pause::CASES,
+        worker::extensions::CASES,
+        worker::concurrency::CASES,
+        worker::recovery::CASES,
+        worker::lease::CASES,
+        worker::many::CASES,
+        worker::telling::CASES,
     ]
     .into_iter()
     .flatten()

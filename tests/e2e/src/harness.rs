@@ -1,16 +1,23 @@
-//! A microVM in three lines of test code: [`Function`], [`Function::invoke`], and an assertion about what [`Ran`].
+//! A microVM in three lines of test code: [`Function`], [`Function::invoke`], and an assertion about what [`Ran`]. A worker in
+//! three lines: [`Worker::start`], [`Worker::register`], [`Worker::invoke`].
 
 pub mod console;
 mod function;
 mod home;
 mod leftovers;
+mod memory;
 mod process;
 mod spinner;
+mod version;
 mod vmm;
+pub mod worker;
 
 pub use function::{Function, Ran, Running};
 pub use home::{Home, images, require_guests};
 pub use leftovers::Leftovers;
-pub use process::{Ended, bounded};
+pub use memory::VmmMemory;
+pub use process::{Ended, bounded, vcpu_ticks};
 pub use spinner::{Round, Spinner, SpinnerConsole};
+pub use version::{Version, extension_client, write_zip};
 pub use vmm::Vmm;
+pub use worker::{Environment, Invocation, Invoked, Worker};

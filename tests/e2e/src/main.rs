@@ -2,8 +2,8 @@
 //!
 //! `votive-e2e [FILTER] [--list]` takes libtest's arguments; images come from `VOTIVE_IMAGES`. It runs a test at a time for
 //! each processor, up to two; with `VOTIVE_E2E_SHARD=I/N` it runs every `N`th test from the `I`th on (`I` from 1), so that
-//! several machines share the work. Its last line is `N passed, N failed`. Named `bootstrap`, it is a function's custom runtime instead;
-//! named `votive-vmm`, it gives a guest a console and becomes the VMM.
+//! several machines share the work. Its last line is `N passed, N failed`. Named `votive-vmm`, it gives a guest a console and
+//! becomes the VMM.
 
 #![forbid(unsafe_code)]
 
@@ -11,12 +11,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use libtest_mimic::{Arguments, Failed, Trial};
-use votive_e2e::{bootstrap, cases, harness};
+use votive_e2e::{cases, harness};
 
 fn main() -> ExitCode {
-    if bootstrap::is_called() {
-        return bootstrap::main();
-    }
     if harness::console::is_called() {
         return harness::console::become_vmm();
     }
@@ -42,8 +39,8 @@ fn main() -> ExitCode {
         Trial::test(name, move || {
             let ended = case();
             // Whatever the test says of it: a guest that died in it is part of the reason.
-            let deaths = harness::console::deaths();
-            ended.map_err(|error| Failed::from(format!("{error:#}\n{deaths}")))
+            let (logs, deaths) = (harness::worker::logs(), harness::console::deaths());
+            ended.map_err(|error| Failed::from(format!("{error:#}\n{logs}{deaths}")))
         })
     });
     let listing = arguments.list;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Pid;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use votive_agent::clock::BootTime;
@@ -14,7 +15,7 @@ use votive_agent::microvm::{
 };
 
 use super::Case;
-use crate::harness::{Spinner, SpinnerConsole, images};
+use crate::harness::{Spinner, SpinnerConsole, images, vcpu_ticks};
 
 pub(super) const CASES: &[(&str, Case)] = &[
     ("a_paused_guest_stands_still_and_its_kernel_does_not_mind", stands_still),
@@ -56,18 +57,7 @@ impl Computing {
     /// The processor time that the host gave its vCPUs so far, in ticks.
     fn vcpu_ticks(&self) -> Result<u64> {
         let pid = self.microvm.process_id().context("it has ended")?;
-        let mut ticks = 0;
-        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-            let stat = std::fs::read_to_string(task?.path().join("stat"))?;
-            let (name, fields) = stat.rsplit_once(')').context("no name")?;
-            if name.contains("(vcpu") {
-                let fields: Vec<&str> = fields.split_whitespace().collect();
-                for field in fields.get(11..13).context("no times")? {
-                    ticks += field.parse::<u64>()?;
-                }
-            }
-        }
-        Ok(ticks)
+        vcpu_ticks(i32::try_from(pid).ok().and_then(Pid::from_raw).context("no process")?)
     }
 
     /// Waits for its end, which must come by itself.

@@ -18,6 +18,7 @@ use super::console::Console;
 use super::home::{images, votive};
 use super::leftovers::{Leftovers, microvm_of};
 use super::process::{Captured, Ended};
+use super::version::probe_program;
 
 /// The longest that one `votive run` may take. Emulated on a crowded host, Python alone takes ten seconds to start.
 const LIMIT: Duration = Duration::from_secs(150);
@@ -379,7 +380,7 @@ fn zip_of(name: &str, bytes: &[u8]) -> Result<TempDir> {
     Ok(folder)
 }
 
-/// The image with this program as `bootstrap`, made once. Its file has no name but that of a descriptor: it ends with us.
+/// The image with the probe as `bootstrap`, made once. Its file has no name but that of a descriptor: it ends with us.
 fn probe_image() -> Result<&'static Path> {
     static IMAGE: OnceLock<Result<(File, PathBuf), String>> = OnceLock::new();
     let made = IMAGE.get_or_init(|| make_probe_image().map_err(|error| format!("{error:#}")));
@@ -387,7 +388,7 @@ fn probe_image() -> Result<&'static Path> {
 }
 
 fn make_probe_image() -> Result<(File, PathBuf)> {
-    let program = std::fs::read(std::env::current_exe()?)?;
+    let program = probe_program()?;
     let folder = zip_of("bootstrap", &program)?;
     let image = folder.path().join("code.erofs");
     let zip = folder.path().join("code.zip");

@@ -25,6 +25,11 @@ pub(super) fn votive() -> Result<PathBuf> {
     Ok(images()?.join("bin/votive"))
 }
 
+/// The worker's program.
+pub(super) fn agent() -> Result<PathBuf> {
+    Ok(images()?.join("bin/votive-agent"))
+}
+
 /// Fails, with the doctor's reason, where guests cannot run: a test never passes by not running.
 ///
 /// # Errors

@@ -59,13 +59,19 @@ impl Leftovers {
 
 /// The microVM that process `parent` started: its arguments name its parent.
 pub(super) fn microvm_of(parent: u32) -> Option<Pid> {
+    microvms_of(parent).first().copied()
+}
+
+/// All of them.
+pub(super) fn microvms_of(parent: u32) -> Vec<Pid> {
     let wanted = parent.to_string();
-    let entries = std::fs::read_dir("/proc").ok()?;
-    entries.filter_map(Result::ok).find_map(|entry| {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let microvms = entries.filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let cmdline = std::fs::read(entry.path().join("cmdline")).ok()?;
         let words: Vec<_> = cmdline.split(|byte| *byte == 0).collect();
         let place = words.iter().position(|word| *word == b"--parent")?;
         (*words.get(place + 1)? == wanted.as_bytes()).then(|| Pid::from_raw(pid))?
-    })
+    });
+    microvms.collect()
 }

@@ -7,9 +7,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Pid;
 
 /// How often a child is looked at. It is no synchronisation: a child that ends later is found later.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// How a child ended.
 #[derive(Debug)]
@@ -55,13 +56,24 @@ impl Captured {
         String::from_utf8_lossy(&lock(&self.stderr.bytes)).contains(words)
     }
 
+    /// What its standard output holds by now.
+    pub(super) fn printed(&self) -> String {
+        String::from_utf8_lossy(&lock(&self.stdout.bytes)).into_owned()
+    }
+
+    /// What its standard error holds by now.
+    pub(super) fn said(&self) -> String {
+        String::from_utf8_lossy(&lock(&self.stderr.bytes)).into_owned()
+    }
+
     /// Waits for its end; kills it, and fails, after `limit`.
     pub(super) fn wait(mut self, limit: Duration) -> Result<Ended> {
+        let waiting = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait()? {
                 break status;
             }
-            if self.started.elapsed() > limit {
+            if waiting.elapsed() > limit {
                 self.child.kill()?;
                 self.child.wait()?;
                 let said = String::from_utf8_lossy(&self.stderr.finish()).into_owned();
@@ -100,6 +112,25 @@ impl Stream {
 
 fn lock(bytes: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
     bytes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The processor time that the host gave a VMM's vCPUs so far, in ticks of 10 ms.
+///
+/// # Errors
+/// It is gone.
+pub fn vcpu_ticks(process: Pid) -> Result<u64> {
+    let mut ticks = 0;
+    for task in std::fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero()))? {
+        let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+        let (name, fields) = stat.rsplit_once(')').context("no name")?;
+        if name.contains("(vcpu") {
+            let fields: Vec<&str> = fields.split_whitespace().collect();
+            for field in fields.get(11..13).context("no times")? {
+                ticks += field.parse::<u64>()?;
+            }
+        }
+    }
+    Ok(ticks)
 }
 
 /// Runs a command to its end, within `limit`.

@@ -1,0 +1,10 @@
+//! `votive-agent` with real microVMs, driven by `votive` over its control socket.
+
+pub(super) mod concurrency;
+pub(super) mod extensions;
+pub(super) mod lease;
+pub(super) mod life;
+pub(super) mod many;
+pub(super) mod pause;
+pub(super) mod recovery;
+pub(super) mod telling;
