@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -69,6 +69,7 @@ pub(crate) fn run(arguments: &BenchArguments, progress: &Progress) -> Result<Exi
         return Ok(ExitCode::SUCCESS);
     }
     let mut figures = native(arguments, &cache, &program, progress);
+    figures.extend(kvm_order(progress)?);
     figures.extend(in_lab(arguments, &cache, &program, progress)?);
     print_table(&figures);
     if let Some(path) = &arguments.json {
@@ -114,6 +115,27 @@ fn native(
         }
     }
     figures
+}
+
+/// What the order of calls to KVM is worth, natively: `vmm/benches/kvm_order.rs`. Other work on this host lengthens the shorter
+/// time more than the longer one, so it tries again a few times before it is over its budget.
+fn kvm_order(progress: &Progress) -> Result<Vec<Figure>> {
+    let step = progress.step("the order of KVM's set-up, natively");
+    let mut command = workspace::cargo(&workspace::root()?);
+    command.args(["bench", "--quiet", "--package", "votive-vmm", "--bench", "kvm_order"]);
+    command.args(["--", "--check"]).stdin(Stdio::null()).stderr(Stdio::inherit());
+    let output = command.output().context("cannot start cargo")?;
+    // Its own verdict is the budget's, which is told with all others.
+    match parse(&String::from_utf8_lossy(&output.stdout)) {
+        Ok(figures) => {
+            step.done("done");
+            Ok(figures)
+        }
+        Err(error) => {
+            step.done(&format!("not measured: {error:#}"));
+            Ok(Vec::new())
+        }
+    }
 }
 
 /// Cold boots in the lab's exact clock.
