@@ -297,7 +297,10 @@ impl World {
         let (outcome, error_type) = (ResponseOutcome::Complete, String::new());
         self.say(id, GuestEvent::ResponseStart { id: id_of(key), mode, content_type });
         self.say(id, GuestEvent::ResponsePayload(vec![1; 8]));
-        self.say(id, GuestEvent::ResponseEnd { id: id_of(key), outcome, error_type });
+        self.say(
+            id,
+            GuestEvent::ResponseEnd { id: id_of(key), outcome, error_type, error_body: Vec::new() },
+        );
         let delay = self.ms(0, 100);
         self.plan(id, delay, Happening::Done(key));
     }
@@ -360,6 +363,7 @@ impl World {
                 id: wrong,
                 outcome: ResponseOutcome::Complete,
                 error_type: String::new(),
+                error_body: Vec::new(),
             },
             2 => GuestEvent::ResponsePayload(vec![1; 100]),
             _ => GuestEvent::Down,
