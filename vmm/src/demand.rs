@@ -67,9 +67,10 @@ impl Loading {
     /// Waits until all guest memory has been filled and nothing catches accesses to it any more. The loader must have been
     /// started by an access before, which a guest's first instruction is.
     pub fn wait(&self) {
-        let thread = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Locked until then, for other vCPUs have to wait as well.
+        let mut thread = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A loader that failed has given the reason for the machine's end.
-        thread.map(JoinHandle::join);
+        thread.take().map(JoinHandle::join);
     }
 }
 

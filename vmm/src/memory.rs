@@ -3,7 +3,8 @@
 //! The mapping is as large as the guest's memory and costs nothing until the guest touches it. A
 //! file's whole pages are *mapped* over it (`MAP_PRIVATE`): the guest sees the file's bytes and
 //! writes to copies of its own, and all microVMs share the page cache's pages until then. Only the
-//! ragged ends, where a page is not wholly the file's, are copied.
+//! ragged ends, where a page is not wholly the file's, are copied. What is copied may also be
+//! deferred: then it is noted here, and [`crate::demand`] does it while the guest runs.
 //!
 //! What holding a [`GuestRam`] proves: its ranges are mapped for as long as the process lives. What
 //! it does not: that a byte in it stays the same between two reads; the guest runs. Hence nothing
@@ -158,7 +159,7 @@ impl GuestRam {
     }
 
     /// The same memory, still untouched, to be filled on demand: what is written or copied from now on is noted and not
-    /// done, until [`GuestRam::take_deferred`] hands it over. What is mapped is mapped.
+    /// done, until [`crate::demand`] takes it over. What is mapped is mapped.
     #[must_use]
     pub fn deferring(self) -> Self {
         Self { deferred: Some(RefCell::default()), ..self }
