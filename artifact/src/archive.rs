@@ -298,7 +298,7 @@ fn folder_mode(mode: u32) -> u32 {
 }
 
 /// A name as errors show it.
-fn shown(raw: &[u8]) -> String {
+pub(crate) fn shown(raw: &[u8]) -> String {
     let text = String::from_utf8_lossy(raw);
     match text.char_indices().nth(SHOWN_CHARS) {
         Some((end, _)) => format!("{}...", &text[..end]),

@@ -12,8 +12,6 @@
 //! - `flat` lays out a tree that is known before its contents are: a ZIP.
 //! - `mkfs` has erofs-utils pack a folder; runtime images are built that way.
 
-#![expect(dead_code, reason = "container images come next")]
-
 mod dirents;
 mod flat;
 mod image;
@@ -27,8 +25,12 @@ mod xattrs;
 
 pub(crate) use flat::Flat;
 pub use image::ErofsError;
+pub(crate) use image::ImageFile;
+pub(crate) use metadata::{Metadata, Places, Shape, data_size};
 pub use mkfs::{MkfsError, pack};
-pub(crate) use tree::{Attributes, Inode, InodeId, Kind, Tree};
+pub(crate) use table::Table;
+pub(crate) use tree::{Attributes, Inode, InodeId, Kind, Timestamp, Tree};
+pub(crate) use xattrs::{SIZE_MAX as XATTRS_SIZE_MAX, Xattr, size as xattrs_size};
 
 /// Size of a block, in bytes: that of a page, so that a page of a file is one block and can be mapped.
 pub(crate) const BLOCK: u64 = 4096;

@@ -16,6 +16,7 @@ pub mod fuzz;
 mod layers;
 pub mod limits;
 pub mod manifest;
+pub mod oci;
 mod optimise;
 pub mod seal;
 mod tree;

@@ -73,6 +73,11 @@ pub(crate) struct Name<'a> {
 impl<'a> Name<'a> {
     /// Checks a raw name. `.` and empty parts in the middle mean nothing and are dropped, as unzip does.
     pub(crate) fn parse(raw: &'a [u8]) -> Result<Name<'a>, BadName> {
+        Name::parse_within(raw, DEPTH)
+    }
+
+    /// As [`Name::parse`], with another limit of nesting.
+    pub(crate) fn parse_within(raw: &'a [u8], depth: usize) -> Result<Name<'a>, BadName> {
         let text = str::from_utf8(raw).map_err(|_| BadName::NotUtf8)?;
         if text.contains('\0') {
             return Err(BadName::Nul);
@@ -88,7 +93,7 @@ impl<'a> Name<'a> {
             match part {
                 "" | "." => {}
                 ".." => return Err(BadName::Parent),
-                _ if part.len() > NAME_BYTES || parts.len() == DEPTH => {
+                _ if part.len() > NAME_BYTES || parts.len() == depth => {
                     return Err(BadName::TooLong);
                 }
                 _ => parts.push(part),
@@ -99,6 +104,11 @@ impl<'a> Name<'a> {
             return Err(BadName::Empty);
         }
         Ok(Name { parts, folder })
+    }
+
+    /// Its parts; none for the root.
+    pub(crate) fn parts(&self) -> &[&'a str] {
+        &self.parts
     }
 
     /// How many folders stand above it.

@@ -40,7 +40,8 @@ impl Flat {
         for id in order.iter().filter(is_file) {
             places.reserve(&tree, *id, &mut image)?;
         }
-        let metadata = Metadata { tree: &tree, places: &places, links: &links };
+        let named = order.len() as u64;
+        let metadata = Metadata { tree: &tree, places: &places, links: &links, named };
         metadata.write(order.iter().copied(), &image)?;
         Ok(Flat { tree, places, image })
     }

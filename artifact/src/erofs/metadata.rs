@@ -95,6 +95,67 @@ impl Places {
         self.places[id.index()] = Some(Place { at, block: 0, form, layout });
     }
 
+    /// Moves an inode that has its place.
+    ///
+    /// # Panics
+    /// If the inode has no place.
+    pub(crate) fn move_by(&mut self, id: InodeId, bytes: u64) {
+        let place = self.places.get_mut(id.index()).and_then(Option::as_mut);
+        place.expect("an inode is placed before it is moved").at += bytes;
+    }
+
+    /// Places folders, the root first: into the free blocks from `next` to `end` while all of one fits there, the
+    /// others behind all that there is.
+    pub(crate) fn place_folders(
+        &mut self,
+        tree: &Tree,
+        folders: impl Iterator<Item = InodeId>,
+        next: u32,
+        end: u32,
+        image: &mut ImageFile,
+    ) -> Result<(), ErofsError> {
+        let start = u64::from(next) * BLOCK;
+        let (mut table, mut in_blocks) = (Table::new(start), 0);
+        let (mut here, mut behind) = (Vec::new(), Vec::new());
+        for id in folders {
+            let before = table;
+            if behind.is_empty() {
+                self.place(tree, id, 2, Shape::Even, &mut table);
+                in_blocks += self.blocks_of(tree, id);
+                let used = u64::from(next) + blocks(table.end() - start) + in_blocks;
+                if used <= u64::from(end) || id == Tree::ROOT {
+                    here.push(id);
+                    continue;
+                }
+                table = before;
+            }
+            behind.push(id);
+        }
+        let mut block = u64::from(next) + blocks(table.end() - start);
+        for id in here {
+            let count = self.blocks_of(tree, id);
+            if block + count <= u64::from(end) {
+                self.set_block(id, u32::try_from(block).map_err(|_| ErofsError::TooBig)?);
+                block += count;
+            } else {
+                // The root alone may have so many names.
+                self.reserve(tree, id, image)?;
+            }
+        }
+        let start = u64::from(image.blocks()) * BLOCK;
+        let mut table = Table::new(start);
+        for id in &behind {
+            self.place(tree, *id, 2, Shape::Even, &mut table);
+        }
+        image.reserve(table.end() - start)?;
+        behind.iter().try_for_each(|id| self.reserve(tree, *id, image))
+    }
+
+    /// How many blocks the data of a placed inode takes.
+    fn blocks_of(&self, tree: &Tree, id: InodeId) -> u64 {
+        self.get(id).map_or(0, |place| blocks(place.in_blocks(data_size(tree, id))))
+    }
+
     /// Hands out the blocks for the data of a folder or link.
     pub(crate) fn reserve(
         &mut self,
@@ -142,6 +203,8 @@ pub(crate) struct Metadata<'a> {
     pub(crate) places: &'a Places,
     /// How many names each inode has.
     pub(crate) links: &'a [u32],
+    /// How many inodes have a name.
+    pub(crate) named: u64,
 }
 
 impl Metadata<'_> {
@@ -158,11 +221,10 @@ impl Metadata<'_> {
             self.write_inode(id, &mut gathered)?;
         }
         gathered.flush()?;
-        let named = self.links.iter().filter(|links| **links > 0).count();
         let root = u16::try_from(self.places.nid(Tree::ROOT));
         let superblock = Superblock {
             root: root.expect("the root is placed first"),
-            inodes: named as u64,
+            inodes: self.named,
             blocks: image.blocks(),
         };
         image.write(0, &superblock.encode())

@@ -88,6 +88,16 @@ impl Reader {
         content
     }
 
+    /// The content of a file; nothing for what is none.
+    pub(crate) fn content_of_file(&self, found: &Found) -> Vec<u8> {
+        if found.mode >> 12 == 0o10 { self.content(found) } else { Vec::new() }
+    }
+
+    /// The whole image.
+    pub(crate) fn bytes_of_image(&self) -> Vec<u8> {
+        self.bytes(0, self.file.metadata().unwrap().len() as usize)
+    }
+
     fn inode(&self, nid: u64) -> Found {
         let short = self.bytes(nid * 32, 32);
         let format = u16_at(&short, 0);

@@ -7,13 +7,13 @@ pub(super) const SLOT: u64 = 32;
 
 /// The place where the next inode of a run of inodes would lie.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Table {
+pub(crate) struct Table {
     next: u64,
 }
 
 impl Table {
     /// A table that begins at `start`, a multiple of the block size.
-    pub(super) fn new(start: u64) -> Table {
+    pub(crate) fn new(start: u64) -> Table {
         Table { next: start }
     }
 
@@ -35,7 +35,7 @@ impl Table {
     }
 
     /// The end of the last inode.
-    pub(super) fn end(self) -> u64 {
+    pub(crate) fn end(self) -> u64 {
         self.next
     }
 }

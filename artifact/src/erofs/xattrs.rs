@@ -41,7 +41,7 @@ impl Xattr {
 }
 
 /// The bytes that these attributes take after their inode.
-pub(super) fn size(xattrs: &[Xattr]) -> usize {
+pub(crate) fn size(xattrs: &[Xattr]) -> usize {
     if xattrs.is_empty() {
         return 0;
     }

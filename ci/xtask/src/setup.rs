@@ -36,11 +36,17 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("bc", &[], "building the kernel"),
     tool("binutils", &["strip"], "building the kernel and images"),
     tool("bison", &[], "building the kernel"),
+    tool("buildah", &["buildah"], "tests of container images"),
     tool("busybox-static", &["/bin/busybox"], "tests in microVMs"),
     tool("ca-certificates", &[], "downloads"),
     tool("cmake", &[], "the nodejs24 image"),
+    tool("docker-registry", &["docker-registry"], "tests of container images"),
     tool("e2fsprogs", &["e2fsck"], "tests of scratch disks"),
-    tool("erofs-utils", &["mkfs.erofs"], "images"),
+    tool(
+        "erofs-utils",
+        &["mkfs.erofs", "fsck.erofs", "dump.erofs"],
+        "runtime images, tests of images",
+    ),
     tool("flex", &[], "building the kernel"),
     tool("g++", &[], "the nodejs24 image"),
     tool("gcc", &["gcc"], "building the kernel and static programs"),
@@ -55,8 +61,11 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool("python3", &["python3", "python3.11"], "downloading what runtime images hold"),
     tool("python3-pip", &[], "downloading what runtime images hold"),
     tool("qemu-system-x86", &["qemu-system-x86_64"], "the lab"),
+    tool("skopeo", &["skopeo"], "container images from registries"),
+    tool("umoci", &["umoci"], "tests of container images"),
     tool("unzip", &["unzip"], "unpacking wheels"),
     tool("xz-utils", &[], "unpacking sources and packages"),
+    tool("zstd", &["zstd"], "tests of container images"),
 ];
 
 /// The package of [`TOOLS`] that a program is in.
