@@ -3,9 +3,11 @@
 use std::io::{Cursor, Read, Seek};
 
 use crate::archive::{Archive, ArchiveError};
+use crate::grant::Grant;
 use crate::limits::Limits;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, RootId};
 use crate::seal::Artifact;
+use crate::store::root::{Root, RootState};
 use crate::tree::Node;
 
 /// Small, so that one input costs little.
@@ -59,6 +61,18 @@ pub fn manifest(data: &[u8]) {
 pub fn artifact(data: &[u8]) {
     let Ok(artifact) = Artifact::parse(data) else { return };
     assert!(artifact.encode() == data, "there is one way to write an artifact");
+}
+
+/// Reads what a grant's issuer signed: what is read is written alike.
+pub fn grant(data: &[u8]) {
+    let Some(grant) = Grant::parse(data) else { return };
+    assert!(grant.encode() == data, "there is one way to write a grant");
+}
+
+/// Reads the record of a root: what is read is written alike.
+pub fn root(data: &[u8]) {
+    let Some(root) = Root::parse(RootId([0; 16]), RootState::Active, data) else { return };
+    assert!(root.encode() == data, "there is one way to write a root's record");
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod whole;
 pub use artifact::{ARTIFACT_BYTES_MAX, Artifact, ArtifactError, KeyTable, is_name};
 pub use convergent::Salt;
 pub use opener::{Checked, OpenError, Opener};
+pub(crate) use secret::derive;
 pub use secret::{Secret, SecretError};
 pub use whole::{ImageKey, TAG_BYTES};
 

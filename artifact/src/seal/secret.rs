@@ -66,6 +66,11 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// A key for one purpose, from one that is for several.
+pub(crate) fn derive(key: &Secret, purpose: &[u8]) -> Secret {
+    hmac_key(key, &[purpose])
+}
+
 /// HMAC-SHA-256 of all `parts`, one after the other, as a key.
 pub(crate) fn hmac_key(key: &Secret, parts: &[&[u8]]) -> Secret {
     use aws_lc_rs::hmac::{Context, HMAC_SHA256, Key};

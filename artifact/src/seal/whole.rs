@@ -36,6 +36,12 @@ impl ImageKey {
         ImageKey { secret, artifact }
     }
 
+    /// Which artifact's chunks it is for.
+    #[must_use]
+    pub fn scope(&self) -> ScopeId {
+        self.artifact
+    }
+
     /// The key as it goes into the artifact's table.
     #[must_use]
     pub fn secret(&self) -> &Secret {

@@ -1,0 +1,249 @@
+//! What stands before the store and the key service: no grant, no byte and no key.
+//!
+//! On one machine it is part of the worker, whose own lease issues grants; in a fleet it is what the store's and the key
+//! service's owner runs. It gives a worker only the chunks that the granted artifact's manifest names.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use crate::digest::Digest;
+use crate::grant::{Grant, GrantError, Operation, Verifier};
+use crate::keys::{KeyError, KeyService};
+use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, RootId};
+use crate::seal::{ARTIFACT_BYTES_MAX, Artifact, ArtifactError, Secret};
+use crate::store::root::{Root, RootError, RootState};
+use crate::store::{Store, StoreError};
+
+/// How long a root's state is believed. Deleting a root begins later than this after it expired, so that every reader has
+/// asked again by then.
+pub const STATE_AGE_MAX: Duration = Duration::from_secs(60);
+
+/// Manifests whose names are remembered, so that each chunk need not be looked up in a new copy: about a worker's functions.
+const MANIFESTS_MAX: usize = 256;
+
+/// What tells the time in seconds since 1970.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Store and keys behind grants.
+pub struct Gate {
+    store: Store,
+    keys: Arc<dyn KeyService>,
+    verifier: Verifier,
+    clock: Clock,
+    known: Mutex<Known>,
+}
+
+/// What was found out before.
+#[derive(Default)]
+struct Known {
+    manifests: HashMap<Digest, Arc<Located>>,
+    states: HashMap<RootId, (Instant, RootState)>,
+}
+
+/// A manifest, the names in it, and the root where it lies now.
+#[derive(Debug)]
+struct Located {
+    names: HashSet<Digest>,
+    sealed_bytes: usize,
+    root: RootId,
+}
+
+/// A grant as a worker presents it.
+#[derive(Clone, Copy, Debug)]
+pub struct Presented<'a> {
+    /// The worker, as its channel's certificate names it.
+    pub worker: &'a str,
+    /// The grant.
+    pub grant: &'a [u8],
+}
+
+/// Why the gate gives nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// The grant is refused.
+    #[error(transparent)]
+    Grant(#[from] GrantError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The roots cannot be read.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The key service refused, or failed.
+    #[error("{}: the artifact's key cannot be unwrapped", .0.code())]
+    Key(#[from] KeyError),
+    /// The store's artifact is damaged.
+    #[error("the store's artifact is damaged")]
+    Artifact(#[from] ArtifactError),
+    /// The store's manifest is damaged.
+    #[error("the store's manifest is damaged")]
+    Manifest(#[from] ManifestError),
+    /// No root has the artifact.
+    #[error("there is no artifact {identity}")]
+    NoArtifact {
+        /// The artifact.
+        identity: String,
+    },
+    /// The artifact's manifest names no such chunk.
+    #[error("the granted artifact has no chunk {name}")]
+    NoChunk {
+        /// The chunk.
+        name: Digest,
+    },
+}
+
+impl Gate {
+    /// A gate for the grants that `verifier` takes.
+    #[must_use]
+    pub fn new(store: Store, keys: Arc<dyn KeyService>, verifier: Verifier) -> Gate {
+        let clock =
+            Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+        Gate { store, keys, verifier, clock, known: Mutex::default() }
+    }
+
+    /// As it is, by another clock.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Gate {
+        Gate { clock, ..self }
+    }
+
+    fn admit(&self, presented: Presented<'_>, operation: Operation) -> Result<Grant, GateError> {
+        let now = (self.clock)();
+        let grant = self.verifier.verify(presented.grant, presented.worker, now)?;
+        if !grant.operations.allow(operation) {
+            return Err(GrantError::Operation.into());
+        }
+        Ok(grant)
+    }
+
+    /// The granted artifact and its manifest.
+    ///
+    /// # Errors
+    /// [`GateError`]
+    pub async fn artifact(
+        &self,
+        presented: Presented<'_>,
+    ) -> Result<(Artifact, Manifest), GateError> {
+        let grant = self.admit(presented, Operation::Read)?;
+        let (root, bytes) = self.locate(&grant.identity).await?;
+        let artifact = Artifact::parse(&bytes)?;
+        grant.check(Operation::Read, &artifact.identity, &artifact.manifest)?;
+        let path = self.store.manifest_path(root, &artifact.manifest);
+        let bytes = self.store.get(&path, MANIFEST_BYTES_MAX).await?;
+        let manifest = Manifest::parse_named(&bytes, &artifact.manifest)?;
+        if manifest.root() != grant.root {
+            return Err(GrantError::OtherArtifact.into());
+        }
+        self.remember(artifact.manifest, &manifest, root);
+        Ok((artifact, manifest))
+    }
+
+    /// The data key of the granted artifact.
+    ///
+    /// # Errors
+    /// [`GateError`]
+    pub async fn data_key(
+        &self,
+        presented: Presented<'_>,
+        artifact: &Artifact,
+    ) -> Result<Secret, GateError> {
+        let grant = self.admit(presented, Operation::Unwrap)?;
+        grant.check(Operation::Unwrap, &artifact.identity, &artifact.manifest)?;
+        // The context is the grant's: an artifact that claims to be another's is not unwrapped.
+        let context = Artifact::context(&grant.identity, grant.root);
+        Ok(self.keys.unwrap(&artifact.key, &artifact.wrapped, &context).await?)
+    }
+
+    /// A chunk of the granted artifact, as the store gives it: it is not checked.
+    ///
+    /// # Errors
+    /// [`GateError`]
+    pub async fn chunk(&self, presented: Presented<'_>, name: &Digest) -> Result<Bytes, GateError> {
+        let grant = self.admit(presented, Operation::Read)?;
+        let mut located = self.recall(&grant.manifest);
+        if located.is_none() {
+            self.artifact(presented).await?;
+            located = self.recall(&grant.manifest);
+        }
+        let missing = || GateError::NoChunk { name: *name };
+        let located = located.filter(|located| located.names.contains(name)).ok_or_else(missing)?;
+        self.watch(located.root).await?;
+        let path = self.store.chunk_path(located.root, name);
+        match self.store.get(&path, located.sealed_bytes).await {
+            Err(StoreError::NotFound { .. }) => {
+                // It may have moved to a younger root since.
+                self.forget(&grant.manifest);
+                let (root, _) = self.locate(&grant.identity).await?;
+                let path = self.store.chunk_path(root, name);
+                Ok(self.store.get(&path, located.sealed_bytes).await?)
+            }
+            got => Ok(got?),
+        }
+    }
+
+    /// The root where an artifact lies, the youngest if there are several, and the artifact.
+    async fn locate(&self, identity: &str) -> Result<(RootId, Bytes), GateError> {
+        for root in Root::ids(&self.store).await?.into_iter().rev() {
+            let path = self.store.artifact_path(root, identity);
+            match self.store.get(&path, ARTIFACT_BYTES_MAX).await {
+                Ok(bytes) => {
+                    self.watch(root).await?;
+                    return Ok((root, bytes));
+                }
+                Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(GateError::NoArtifact { identity: identity.to_owned() })
+    }
+
+    /// Raises the alarm if the root has expired, and goes on: the alarm is what keeps the bytes there.
+    async fn watch(&self, root: RootId) -> Result<(), GateError> {
+        let known = self.lock().states.get(&root).copied();
+        if let Some((asked, _)) = known
+            && asked.elapsed() < STATE_AGE_MAX
+        {
+            return Ok(());
+        }
+        let state = Root::state(&self.store, root).await?;
+        if state == RootState::Expired {
+            crate::gc::alarm(&self.store, root, "read").await?;
+        }
+        self.lock().states.insert(root, (Instant::now(), state));
+        Ok(())
+    }
+
+    fn remember(&self, id: Digest, manifest: &Manifest, root: RootId) {
+        let names = manifest.names().iter().copied().collect();
+        let sealed_bytes = manifest.method().sealed_bytes();
+        let mut known = self.lock();
+        if known.manifests.len() >= MANIFESTS_MAX {
+            // Whichever it is: it is read again when it is needed.
+            let any = known.manifests.keys().next().copied();
+            any.map(|any| known.manifests.remove(&any));
+        }
+        known.manifests.insert(id, Arc::new(Located { names, sealed_bytes, root }));
+    }
+
+    fn recall(&self, id: &Digest) -> Option<Arc<Located>> {
+        self.lock().manifests.get(id).cloned()
+    }
+
+    fn forget(&self, id: &Digest) {
+        self.lock().manifests.remove(id);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("store", &self.store).finish_non_exhaustive()
+    }
+}
