@@ -10,7 +10,9 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{IDLE_TIMEOUT_DEFAULT, LEASE_MAX, RESERVATION_LIFETIME, TIMEOUT_MAX_S};
+use crate::limits::{
+    HANG_TIMEOUT, IDLE_TIMEOUT_DEFAULT, LEASE_MAX, RESERVATION_LIFETIME, TIMEOUT_MAX_S,
+};
 use value::{HumanDuration, HumanSize, Listen, SocketPath};
 
 pub mod check;
@@ -107,6 +109,9 @@ pub struct Capacity {
     pub vcpus: Option<u32>,
     /// The most environments of one function version that names no limit of its own: 1 to 10000.
     pub environments_per_function_version: u32,
+    /// The most microVMs that boot at once: 1 to 10000. Further ones wait for their turn, so that a burst of starts takes no longer
+    /// than one after another would. Without it, two for each processor.
+    pub boots: Option<u32>,
 }
 
 /// How long execution environments are kept and waited for.
@@ -117,6 +122,9 @@ pub struct Environments {
     pub idle_timeout: HumanDuration,
     /// How long a reservation is good: 100ms to 1m.
     pub reservation_lifetime: HumanDuration,
+    /// How long a VMM may leave a question unanswered before it counts as hung and is replaced: 100ms to 1m. With the default a hang
+    /// is known within a second; on a host that is emulated or far overcommitted it finds hangs where there are none.
+    pub hang_timeout: HumanDuration,
     /// Whether each microVM gets a control group of its own, which bounds its CPU time, its memory and its processes.
     pub cgroups: Cgroups,
     /// The control group (version 2) that the microVMs' groups are made in; the agent must be allowed to write it. Without it,
@@ -218,6 +226,7 @@ impl Default for Capacity {
             memory: None,
             vcpus: None,
             environments_per_function_version: 1000,
+            boots: None,
         }
     }
 }
@@ -227,6 +236,7 @@ impl Default for Environments {
         Self {
             idle_timeout: HumanDuration(IDLE_TIMEOUT_DEFAULT),
             reservation_lifetime: HumanDuration(RESERVATION_LIFETIME),
+            hang_timeout: HumanDuration(HANG_TIMEOUT),
             cgroups: Cgroups::Auto,
             cgroup_root: None,
         }

@@ -29,6 +29,9 @@ pub const SCRATCH_MIN_MB: u32 = 512;
 /// The most size of `/tmp` in MB (CONTRACT 4.5).
 pub const SCRATCH_MAX_MB: u32 = 10_240;
 
+/// MicroVMs that boot at once for each processor, unless it is configured. A boot is computation; one that waits for a disk
+/// leaves its processor to another. More of them at once make all of them late: fifty on one processor were given up for hung.
+pub const BOOTS_PER_PROCESSOR: usize = 2;
 /// How long a guest may take from its process's start to its first frame. A real guest takes a fraction of a second, an
 /// emulated one on a crowded host seconds; beyond this it is stuck.
 pub const BOOT_TIMEOUT: Duration = Duration::from_secs(60);

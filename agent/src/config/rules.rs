@@ -104,6 +104,9 @@ impl Config {
         if let Some(memory) = capacity.memory {
             judge.within("capacity.memory", memory, MEMORY_MIN, HumanSize(1 << 50));
         }
+        if let Some(boots) = capacity.boots {
+            judge.within("capacity.boots", boots, 1, ENVIRONMENTS_MAX);
+        }
         if let Some(vcpus) = capacity.vcpus {
             judge.within("capacity.vcpus", vcpus, 1, VCPUS_MAX);
         }
@@ -114,6 +117,8 @@ impl Config {
         let field = "environments.reservation_lifetime";
         let lifetime = environments.reservation_lifetime;
         judge.duration(field, lifetime, second / 10, Duration::from_secs(60));
+        let hang = environments.hang_timeout;
+        judge.duration("environments.hang_timeout", hang, second / 10, Duration::from_secs(60));
         judge.absolute("environments.cgroup_root", environments.cgroup_root.as_deref());
     }
 

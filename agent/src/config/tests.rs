@@ -37,9 +37,11 @@ fn every_field_is_read() {
         memory = "64GiB"
         vcpus = 128
         environments_per_function_version = 10
+        boots = 24
         [environments]
         idle_timeout = "1h 30m"
         reservation_lifetime = "500ms"
+        hang_timeout = "2s"
         cgroups = "required"
         cgroup_root = "/sys/fs/cgroup/votive"
         [control]
@@ -66,8 +68,10 @@ fn every_field_is_read() {
     assert_eq!(config.capacity.memory, Some(HumanSize(64 << 30)));
     assert_eq!(config.capacity.vcpus, Some(128));
     assert_eq!(config.capacity.environments_per_function_version, 10);
+    assert_eq!(config.capacity.boots, Some(24));
     assert_eq!(config.environments.idle_timeout.0, Duration::from_secs(5400));
     assert_eq!(config.environments.reservation_lifetime.0, Duration::from_millis(500));
+    assert_eq!(config.environments.hang_timeout.0, Duration::from_secs(2));
     assert_eq!(config.environments.cgroups, Cgroups::Required);
     assert_eq!(config.environments.cgroup_root, Some(PathBuf::from("/sys/fs/cgroup/votive")));
     let socket = SocketPath::Path(PathBuf::from("/run/votive/s"));
@@ -205,6 +209,14 @@ fn every_wrong_value_is_told_with_field_value_and_what_is_allowed() {
             String::from(
                 "line 2: environments.reservation_lifetime: 2m is not allowed; 100ms to 1m are",
             ),
+        ),
+        (
+            "[environments]\nhang_timeout = \"50ms\"",
+            String::from("line 2: environments.hang_timeout: 50ms is not allowed; 100ms to 1m are"),
+        ),
+        (
+            "[capacity]\nboots = 0",
+            String::from("line 2: capacity.boots: 0 is not allowed; 1 to 10000 are"),
         ),
         (
             "[environments]\ncgroups = true",

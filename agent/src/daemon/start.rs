@@ -8,6 +8,7 @@ use crate::cgroup::Cgroups;
 use crate::config::place::Places;
 use crate::config::{self, Config, VCPUS_OF_LARGEST};
 use crate::images::Images;
+use crate::limits::BOOTS_PER_PROCESSOR;
 use crate::worker::api::Capacity;
 use crate::worker::config::{LeaseSource, WorkerConfig, WorkerLimits};
 use crate::worker::microvms::MicrovmLauncher;
@@ -39,7 +40,7 @@ pub(super) fn start(
     images: Images,
     cgroups: Option<Cgroups>,
 ) -> Result<(WorkerHandle, JoinHandle<WorkerEnd>), StartError> {
-    let launcher = MicrovmLauncher::new(images, cgroups, &places.state_dir)
+    let launcher = MicrovmLauncher::new(images, cgroups, boots(config), &places.state_dir)
         .map_err(|source| StartError::Store { path: places.state_dir.clone(), source })?;
     Ok(worker::start(worker_config(config, places, host_memory()), launcher, Clock::host())?)
 }
@@ -67,9 +68,17 @@ pub(super) fn worker_config(config: &Config, places: &Places, host_memory: u64) 
         },
         idle_timeout: config.environments.idle_timeout.0,
         reservation_lifetime: config.environments.reservation_lifetime.0,
+        hang_timeout: config.environments.hang_timeout.0,
         lease,
         ..WorkerConfig::new(&places.worker_id, places.state_dir.clone())
     }
+}
+
+/// How many microVMs may boot at once.
+fn boots(config: &Config) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let given = config.capacity.boots.map(|boots| usize::try_from(boots).unwrap_or(usize::MAX));
+    given.unwrap_or(processors.saturating_mul(BOOTS_PER_PROCESSOR))
 }
 
 /// The host's memory in bytes.

@@ -1,10 +1,13 @@
 //! The launcher of real microVMs.
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 use votive_protocol::limits::MOUNTS_MAX;
 use votive_protocol::{FileSystem, Mount, MountTarget};
 
@@ -12,7 +15,7 @@ use crate::causes::with_causes;
 use crate::cgroup::{CgroupSpec, Cgroups, CpuMax, EnvironmentCgroup};
 use crate::function::{Function, FunctionSpec};
 use crate::images::Images;
-use crate::limits::{LAYERS_MAX, PACKING_AT_ONCE, SCRATCH_MIN_MB};
+use crate::limits::{BOOT_TIMEOUT, LAYERS_MAX, PACKING_AT_ONCE, SCRATCH_MIN_MB};
 use crate::microvm::{Disk, Microvm, MicrovmSpec, Spawned};
 use crate::scratch;
 use crate::worker::api::{CodeSource, FunctionVersionSpec, RegisterError};
@@ -27,21 +30,24 @@ pub struct MicrovmLauncher {
     cgroups: Option<Cgroups>,
     store: Store,
     packing: Semaphore,
+    booting: Arc<Semaphore>,
 }
 
 impl MicrovmLauncher {
-    /// A launcher of these images, which keeps packed code in `state_dir`, and gives each microVM a group of its own if there
-    /// are `cgroups`.
+    /// A launcher of these images, which keeps packed code in `state_dir`, gives each microVM a group of its own if there are
+    /// `cgroups`, and has no more than `boots` of them boot at once.
     ///
     /// # Errors
     /// When the folder cannot be made.
     pub fn new(
         images: Images,
         cgroups: Option<Cgroups>,
+        boots: usize,
         state_dir: &Path,
     ) -> std::io::Result<Self> {
         let store = Store::open(state_dir)?;
-        Ok(Self { images, cgroups, store, packing: Semaphore::new(PACKING_AT_ONCE) })
+        let booting = Arc::new(Semaphore::new(boots.min(Semaphore::MAX_PERMITS)));
+        Ok(Self { images, cgroups, store, packing: Semaphore::new(PACKING_AT_ONCE), booting })
     }
 }
 
@@ -72,6 +78,8 @@ impl Launcher for MicrovmLauncher {
     }
 
     async fn launch(&self, order: LaunchOrder) -> Result<Launched, LaunchError> {
+        let turn = Arc::clone(&self.booting).acquire_owned().await;
+        let turn = turn.map_err(|error| LaunchError(error.to_string()))?;
         let (images, cgroups) = (self.images.clone(), self.cgroups.clone());
         let prepared = tokio::task::spawn_blocking(move || {
             let mut spec = microvm_spec(&images, &order)?;
@@ -82,6 +90,11 @@ impl Launcher for MicrovmLauncher {
         let (spec, group) = prepared?;
         let mounts = mounts(spec.disks.len() > DISKS_WITHOUT_LAYERS);
         let spawned = Microvm::spawn(spec).map_err(|error| LaunchError(with_causes(&error)))?;
+        let heard = heard(&spawned.link).map_err(|error| LaunchError(error.to_string()))?;
+        tokio::spawn(async move {
+            heard.await;
+            drop(turn);
+        });
         let launched = launched(spawned, mounts);
         Ok(match group {
             Some(group) => launched.in_group(group),
@@ -95,6 +108,17 @@ impl Launcher for MicrovmLauncher {
             self.store.forget(layers);
         }
     }
+}
+
+/// Waits until a guest has booted: it says something, or its end of the link is closed because it is gone.
+fn heard(link: &UnixStream) -> std::io::Result<impl Future<Output = ()> + Send + use<>> {
+    // Another descriptor of the same socket: what is there to be read stays there.
+    let link = link.as_fd().try_clone_to_owned()?;
+    let link = UnixStream::from_std(link.into())?;
+    Ok(async move {
+        // Whatever comes of it, the next one's turn comes.
+        let _ = timeout(BOOT_TIMEOUT, link.readable()).await;
+    })
 }
 
 /// Runtime, code, scratch.
@@ -241,3 +265,6 @@ fn tell(set: std::io::Result<()>) {
         tracing::debug!(%error, "a microVM's share of the processors was not set");
     }
 }
+
+#[cfg(test)]
+mod tests;
