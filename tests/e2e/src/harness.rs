@@ -20,4 +20,4 @@ pub use process::{Ended, bounded, vcpu_ticks};
 pub use spinner::{Round, Spinner, SpinnerConsole};
 pub use version::{Version, extension_client, write_zip};
 pub use vmm::Vmm;
-pub use worker::{Environment, Invocation, Invoked, Worker};
+pub use worker::{Environment, Invocation, Invoked, Watch, Worker};

@@ -12,6 +12,18 @@
 //! # Ok(())
 //! # }
 //! ```
+//! A worker in three lines:
+//!
+//! ```no_run
+//! # use votive_e2e::harness::{Version, Worker};
+//! # use serde_json::json;
+//! # fn main() -> anyhow::Result<()> {
+//! let worker = Worker::start()?;
+//! let version = worker.register(&Version::tell()?)?;
+//! assert_eq!(worker.invoke(&version, &json!({ "echo": 7 }))?.response["echo"], json!(7));
+//! # Ok(())
+//! # }
+//! ```
 //! Whatever a test does, [`harness`] checks after each invocation that no process and no file was left.
 
 #![forbid(unsafe_code)]

@@ -14,6 +14,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+use votive_control::address::Address;
+use votive_control::client::{Client, ClientSpec};
+use votive_control::tls::Identity;
 
 use super::console::Console;
 use super::home::{agent, votive};
@@ -27,7 +30,7 @@ mod watch;
 
 pub use answer::Environment;
 pub use invocation::{Invocation, Invoked};
-pub use watch::{Watch, seconds_of};
+pub use watch::{Watch, now, seconds_of};
 
 /// How long anything may take that is under way. Emulated on a crowded host, an agent's start takes seconds.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -96,12 +99,12 @@ impl Worker {
     ///
     /// # Errors
     /// It does not become ready.
-    pub fn with_kernel_words(words: &str) -> Result<Self> {
+    pub fn with_kernel_words(words: &str, settings: &[(&str, &str)]) -> Result<Self> {
         let mut worker = Self::new()?;
         let console = Console::new(&images()?.join("bin/votive-vmm"))?;
         console.words(words)?;
         worker.console = Some(console);
-        worker.configure(&[])?;
+        worker.configure(settings)?;
         worker.begin()?;
         Ok(worker)
     }
@@ -144,6 +147,8 @@ impl Worker {
             ("control.keys", text(&self.keys.join("worker").display())),
             ("environments.cgroup_root", text(&self.group.display())),
             ("environments.cgroups", text(&"required")),
+            // In an emulated machine on a crowded host nothing is hung that takes a second.
+            ("environments.hang_timeout", text(&"10s")),
             ("metrics.listen", text(&"127.0.0.1:0")),
             ("log.format", text(&"json")),
             ("log.level", text(&"info,votive_agent=debug")),
@@ -195,6 +200,15 @@ impl Worker {
     #[must_use]
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// The control groups of its environments.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn groups(&self) -> Result<Vec<PathBuf>> {
+        let groups = self.group.join("votive-environments");
+        Ok(folders(&groups)?.iter().map(|name| groups.join(name)).collect())
     }
 
     /// A path in the worker's folder.
@@ -296,6 +310,16 @@ impl Worker {
     /// It does not end.
     pub fn attempt(&self, words: &[&str]) -> Result<Ended> {
         bounded(&mut self.votive(words)?, PATIENCE)
+    }
+
+    /// A connection to the worker as an operator, for many calls at once.
+    ///
+    /// # Errors
+    /// There is none to be had.
+    pub async fn connect(&self) -> Result<Client> {
+        let identity = Identity::read(&self.keys.join("operator"))?;
+        let spec = ClientSpec { address: Address::Unix { path: self.path("s") }, server_name: None };
+        Ok(Client::connect(&spec, &identity).await?)
     }
 
     /// Registers a function version; gives its id.

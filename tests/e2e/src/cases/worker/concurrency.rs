@@ -20,7 +20,7 @@ fn several() -> Result<()> {
     let limited = worker.register(&limited)?;
     let other = worker.register(&Version::tell()?.name("other"))?;
     let busy = |version: &str| {
-        let event = json!({ "sleepMs": 5000, "echo": version });
+        let event = json!({ "sleepMs": 12_000, "echo": version });
         worker.spawn(version, &event, &["--attempts", "1"])
     };
     let first = [busy(&limited)?, busy(&limited)?];
@@ -86,7 +86,7 @@ fn provisioned() -> Result<()> {
 
 /// Two invocations at once find an initialised environment each.
 fn both_provisioned(worker: &Worker, version: &str) -> Result<()> {
-    let event = json!({ "sleepMs": 2500 });
+    let event = json!({ "sleepMs": 6000 });
     let under_way = [worker.spawn(version, &event, &[])?, worker.spawn(version, &event, &[])?];
     let mut environments = BTreeSet::new();
     for invocation in under_way {

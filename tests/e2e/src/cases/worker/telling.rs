@@ -26,7 +26,7 @@ fn metrics() -> Result<()> {
     for event in [json!({}), json!({ "throw": true }), json!({}), json!({ "exit": 3 })] {
         worker.invoke(&version, &event)?;
     }
-    let busy = worker.spawn(&version, &json!({ "sleepMs": 4000 }), &[])?;
+    let busy = worker.spawn(&version, &json!({ "sleepMs": 12_000 }), &[])?;
     worker.await_environments(|all| all.iter().any(|one| one.state == "BUSY"))?;
     let labels = "account=\"012345678912\",function=\"counted\",version=\"$LATEST\"";
     let metric = |name: &str| worker.metric(&format!("votive_{name}{{{labels}}}"));

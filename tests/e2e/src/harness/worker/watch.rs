@@ -1,7 +1,7 @@
 //! What `votive watch` prints while things happen.
 
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail, ensure};
 use serde_json::Value;
@@ -80,4 +80,11 @@ pub fn seconds_of(time: &Value) -> Result<f64> {
     let parts: Vec<f64> = clock.split(':').filter_map(|part| part.parse().ok()).collect();
     let [hours, minutes, seconds] = parts.as_slice() else { bail!("{time} is no time") };
     Ok(hours * 3600.0 + minutes * 60.0 + seconds)
+}
+
+/// The seconds of the day by the clock that workers write times with.
+#[must_use]
+pub fn now() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_secs_f64().rem_euclid(86_400.0)
 }
