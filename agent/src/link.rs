@@ -2,7 +2,7 @@
 //!
 //! What comes from the guest is read into one fixed buffer and checked frame by frame; whatever breaks a rule ends the link.
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use votive_protocol::{
     BODY_MAX, ByteList, Configure, FrameError, GuestFrame, HEADER_LEN, Header, HostFrame,
     InitializationType, InvocationId, Invoke, Mount, ResetReason, Shutdown, ShutdownReason,
@@ -42,10 +42,13 @@ impl LinkError {
     }
 }
 
+/// Frames that came together are read together, up to this many bytes: an answer of a page and all that goes with it.
+const READ_AHEAD: usize = 8 * 1024;
+
 /// Reads a guest's frames.
 #[derive(Debug)]
 pub struct FrameReader<R> {
-    stream: R,
+    stream: BufReader<R>,
     body: Box<[u8]>,
 }
 
@@ -53,6 +56,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// A reader over `stream`.
     #[must_use]
     pub fn new(stream: R) -> Self {
+        let stream = BufReader::with_capacity(READ_AHEAD, stream);
         Self { stream, body: vec![0; BODY_MAX].into_boxed_slice() }
     }
 
@@ -207,7 +211,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     }
 
     async fn invoke(&mut self, request: &Request) -> Result<(), LinkError> {
-        self.frame(&HostFrame::Invoke(Invoke {
+        let invoke = HostFrame::Invoke(Invoke {
             id: request.id,
             realtime_ns: request.realtime_ns,
             deadline_ms: request.deadline_ms,
@@ -218,16 +222,27 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
             cognito_identity: &request.cognito_identity,
             tenant_id: "",
             content_type: &request.content_type,
-        }))
-        .await?;
+        });
+        // What fits goes out in one piece, so that it arrives in one and wakes the guest once.
+        let mut len = invoke.encode(&mut self.buffer)?;
         for piece in request.payload.chunks(BODY_MAX) {
-            self.frame(&HostFrame::Payload(piece)).await?;
+            if self.buffer.len() - len < HEADER_LEN + piece.len() {
+                self.write(len).await?;
+                len = 0;
+            }
+            let room = self.buffer.get_mut(len..).unwrap_or_default();
+            len += HostFrame::Payload(piece).encode(room)?;
         }
-        Ok(())
+        self.write(len).await
     }
 
     async fn frame(&mut self, frame: &HostFrame<'_>) -> Result<(), LinkError> {
         let len = frame.encode(&mut self.buffer)?;
+        self.write(len).await
+    }
+
+    /// Writes what was encoded.
+    async fn write(&mut self, len: usize) -> Result<(), LinkError> {
         let bytes = self.buffer.get(..len).unwrap_or_default();
         self.stream.write_all(bytes).await.map_err(LinkError::Io)
     }

@@ -10,6 +10,7 @@
 
 pub mod address;
 pub mod client;
+pub mod cork;
 pub mod fuzz;
 pub mod identity;
 pub mod keys;

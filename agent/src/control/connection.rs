@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use votive_control::cork::Cork;
 use votive_control::limits::{
     CONNECTION_WINDOW, HEADERS_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW,
 };
@@ -128,7 +129,7 @@ impl Connection {
             limits,
         };
         let fault = Arc::new(OnceLock::new());
-        let stream = Records { stream, fault: Arc::clone(&fault) };
+        let stream = Cork::new(Records { stream, fault: Arc::clone(&fault) });
         let served = builder(&limits).serve_connection(TokioIo::new(stream), gate);
         tokio::pin!(served);
         let mut ending = self.shared.ending.clone();

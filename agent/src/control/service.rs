@@ -14,9 +14,10 @@ use tower_service::Service as _;
 use votive_control::limits::REQUEST_MESSAGE_MAX;
 use votive_control::v1;
 use votive_control::v1::worker_server::WorkerServer;
+use votive_protocol::InvocationId;
 
 use crate::control::body::RequestBody;
-use crate::control::limits::{ControlLimits, WATCHED_EVENTS};
+use crate::control::limits::{ANSWER_SOON, ControlLimits, WATCHED_EVENTS};
 use crate::control::tally::Tally;
 use crate::control::{convert, refused};
 use crate::limits::TIMEOUT_MAX_S;
@@ -126,11 +127,13 @@ impl v1::worker_server::Worker for Calls {
         request: Request<Streaming<v1::InvokeRequest>>,
     ) -> Answered<AnswerStream> {
         let (start, payload) = self.receive(request.into_inner()).await?;
+        let invocation = parse_invocation_id(&start.invocation_id)
+            .map_err(|error| refused::id("invocation_id", error))?;
+        let version = version_id(&start.function_version_id)?;
         let request = api::InvokeRequest {
-            invocation: parse_invocation_id(&start.invocation_id)
-                .map_err(|error| refused::id("invocation_id", error))?,
-            version: version_id(&start.function_version_id)?,
-            token: start.token,
+            invocation,
+            version,
+            token: self.token(start.reserve, start.token, version, invocation).await?,
             payload: payload.bytes,
             content_type: start.content_type,
             client_context: start.client_context,
@@ -142,7 +145,7 @@ impl v1::worker_server::Worker for Calls {
         // From here on the environment holds the payload, and there is one for each.
         drop(payload.room);
         let answer = answer.map_err(|error| refused::invoke(&error))?;
-        Ok(Response::new(AnswerStream { answer, next: Next::Started }))
+        Ok(Response::new(AnswerStream::begin(answer).await))
     }
 
     async fn await_release(
@@ -237,6 +240,26 @@ fn environment_id(text: &str) -> Result<api::EnvironmentId, Status> {
     text.parse().map_err(|error| refused::id("environment_id", error))
 }
 
+impl Calls {
+    /// The token that is spent: the caller's, or that of a reservation made here and now.
+    async fn token(
+        &self,
+        reserve: bool,
+        token: String,
+        version: api::FunctionVersionId,
+        invocation: InvocationId,
+    ) -> Result<String, Status> {
+        match (reserve, token.is_empty()) {
+            (false, _) => Ok(token),
+            (true, true) => {
+                let reserved = self.worker.reserve(version, invocation).await;
+                Ok(reserved.map_err(|error| refused::invoke(&error))?.token)
+            }
+            (true, false) => Err(refused::field("token", "a call that reserves has none")),
+        }
+    }
+}
+
 /// What the answer's next message is.
 #[derive(Debug)]
 enum Next {
@@ -249,7 +272,24 @@ enum Next {
 #[derive(Debug)]
 pub(crate) struct AnswerStream {
     answer: Answer,
+    /// A part that came before the answer was begun.
+    first: Option<api::AnswerPart>,
     next: Next,
+}
+
+impl AnswerStream {
+    /// Begins an answer with its first part if that is there soon, else without.
+    async fn begin(mut answer: Answer) -> Self {
+        let first = tokio::time::timeout(ANSWER_SOON, answer.parts.recv()).await;
+        Self { answer, first: first.ok().flatten(), next: Next::Started }
+    }
+
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<api::AnswerPart>> {
+        match self.first.take() {
+            Some(part) => Poll::Ready(Some(part)),
+            None => self.answer.parts.poll_recv(cx),
+        }
+    }
 }
 
 impl Stream for AnswerStream {
@@ -264,7 +304,7 @@ impl Stream for AnswerStream {
                 let environment_id = this.answer.environment.to_string();
                 v1::invoke_response::Part::Started(v1::InvokeStarted { environment_id })
             }
-            Next::Part => match std::task::ready!(this.answer.parts.poll_recv(cx)) {
+            Next::Part => match std::task::ready!(this.poll_part(cx)) {
                 Some(part) => {
                     if matches!(part, api::AnswerPart::Release(_)) {
                         this.next = Next::Nothing;

@@ -28,7 +28,7 @@ use crate::worker::api::{AnswerPart, EnvironmentId, Initialization, Release, Rel
 use crate::worker::journal::Journal;
 use crate::worker::launcher::{CpuShare, LaunchError, Launched};
 use crate::worker::outbox::Outbox;
-use crate::worker::time::Clock;
+use crate::worker::time::{Alarm, Clock};
 use crate::worker::wires::{read_guest, watch, write_guest};
 
 /// What an actor is set up with.
@@ -199,6 +199,7 @@ struct Actor {
     function: Arc<Function>,
     initialization: Initialization,
     clock: Clock,
+    alarm: Alarm,
     journal: Journal,
     notices: Notices,
     environment: Environment,
@@ -252,6 +253,7 @@ impl Actor {
             function: spec.function,
             initialization: spec.initialization,
             clock: spec.clock,
+            alarm: Alarm::new(spec.clock),
             journal: spec.journal,
             notices,
             environment: Environment::new(environment, spec.clock.now()),
@@ -318,7 +320,7 @@ impl Actor {
             event = self.guest.recv(), if !stopped && !self.guest_over => Heard::Guest(event),
             answer = next_answer(answers) => Heard::VmmAnswered(answer),
             () = hand_on(outbox), if handing_on => Heard::HandedOn,
-            () = self.clock.sleep_until(deadline) => Heard::Time,
+            () = self.alarm.wait(deadline) => Heard::Time,
         }
     }
 

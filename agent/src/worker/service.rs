@@ -25,7 +25,7 @@ use crate::worker::launcher::{LaunchOrder, Launcher};
 use crate::worker::lease::Term;
 use crate::worker::lease_file::{Clocks, LeaseFile, LeaseFileError, LeaseRecord};
 use crate::worker::registry::Version;
-use crate::worker::time::Clock;
+use crate::worker::time::{Alarm, Clock};
 use crate::worker::watch::Broadcast;
 use crate::worker::{Command, WorkerEnd};
 
@@ -108,6 +108,7 @@ impl<L: Launcher> Service<L> {
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> WorkerEnd {
         self.carry_out();
         let mut handles_left = true;
+        let mut alarm = Alarm::new(self.clock);
         while !self.terminated {
             let deadline = self.core.deadline();
             tokio::select! {
@@ -129,7 +130,7 @@ impl<L: Launcher> Service<L> {
                         self.on_prepared(version, reply);
                     }
                 }
-                () = self.clock.sleep_towards(deadline) => {}
+                () = alarm.wait_towards(deadline) => {}
                 Some(_) = self.actors.join_next(), if !self.actors.is_empty() => {}
             }
             self.core.on_tick(self.clock.boot_time());

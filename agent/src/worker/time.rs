@@ -1,8 +1,9 @@
 //! The clocks that a worker goes by.
 
+use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::clock::{BootTime, Moment};
 
@@ -50,21 +51,66 @@ impl Clock {
         }
     }
 
-    /// Waits until the deadline of an environment; for ever without one.
+    /// Waits until `deadline`; for ever without one.
     pub async fn sleep_until(&self, deadline: Option<Moment>) {
-        match deadline {
-            Some(deadline) => tokio::time::sleep(deadline.since(self.now())).await,
-            None => std::future::pending().await,
+        let Some(deadline) = deadline else { return std::future::pending().await };
+        let wait = deadline.since(self.now());
+        // The runtime's timers know full milliseconds only: what is due already must not wait for the next one.
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
         }
     }
 
-    /// Waits until the deadline of a worker or a little less; for ever without one.
-    pub async fn sleep_towards(&self, deadline: Option<BootTime>) {
-        let Some(deadline) = deadline else { return std::future::pending().await };
+    /// How long it is until `deadline`, or until the host's clocks are to be looked at again.
+    fn until(&self, deadline: BootTime) -> Duration {
         let wait = deadline.since(self.boot_time());
         match self.0 {
-            Source::Host => tokio::time::sleep(wait.min(SLEEP_MAX)).await,
-            Source::Runtime(_) => tokio::time::sleep(wait).await,
+            Source::Host => wait.min(SLEEP_MAX),
+            Source::Runtime(_) => wait,
         }
+    }
+}
+
+/// A timer that a loop keeps between its turns.
+///
+/// Deadlines of an invocation move with each of its steps and are seldom reached. A timer that is set anew for each would
+/// interrupt the event loop's wait as often, so this one is only ever set earlier: one that runs out before its deadline is
+/// set again then.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    clock: Clock,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Alarm {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self { clock, timer: None }
+    }
+
+    /// Waits until the deadline of an environment; for ever without one.
+    pub(crate) async fn wait(&mut self, deadline: Option<Moment>) {
+        let Some(deadline) = deadline else { return std::future::pending().await };
+        loop {
+            self.run_out(deadline.since(self.clock.now())).await;
+            if deadline <= self.clock.now() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the deadline of a worker or less; for ever without one.
+    pub(crate) async fn wait_towards(&mut self, deadline: Option<BootTime>) {
+        let Some(deadline) = deadline else { return std::future::pending().await };
+        self.run_out(self.clock.until(deadline)).await;
+    }
+
+    /// Waits for as long as `wait` at most.
+    async fn run_out(&mut self, wait: Duration) {
+        let end = Instant::now() + wait;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
+        if timer.is_elapsed() || end < timer.deadline() {
+            timer.as_mut().reset(end);
+        }
+        timer.await;
     }
 }

@@ -21,6 +21,8 @@ use crate::setup;
 use crate::subprocess;
 use crate::workspace;
 
+mod warm;
+
 /// The longest that the boots in the lab may take together.
 const LIMIT: Duration = Duration::from_secs(3000);
 
@@ -36,9 +38,27 @@ pub(crate) struct BenchArguments {
     /// Leave QEMU's `microvm` out, whose boots take the longest.
     #[arg(long)]
     without_qemu: bool,
+    /// Measure this part alone, against its budgets alone.
+    #[arg(long, value_enum)]
+    only: Option<Part>,
     /// Instead, print what each fragment of `kernel-config/` adds to a boot; builds a kernel for each (minutes, once).
     #[arg(long)]
     kernel_fragments: bool,
+}
+
+/// A part of the benchmarks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// KVM set-up and cold boots.
+    ColdBoot,
+    /// Warm invocations: control socket, handler, and back.
+    WarmInvocation,
+}
+
+impl Part {
+    fn of(bench: &str) -> Self {
+        if bench.starts_with("warm_invocation.") { Self::WarmInvocation } else { Self::ColdBoot }
+    }
 }
 
 /// One line of `ci/budgets.toml`.
@@ -68,9 +88,17 @@ pub(crate) fn run(arguments: &BenchArguments, progress: &Progress) -> Result<Exi
         fragments(arguments, &cache, &program, progress)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut figures = native(arguments, &cache, &program, progress);
-    figures.extend(kvm_order(progress)?);
-    figures.extend(in_lab(arguments, &cache, &program, progress)?);
+    let is_wanted = |part: Part| arguments.only.is_none_or(|only| only == part);
+    let mut figures = Vec::new();
+    if is_wanted(Part::ColdBoot) {
+        figures.extend(native(arguments, &cache, &program, progress));
+        figures.extend(kvm_order(progress)?);
+        figures.extend(in_lab(arguments, &cache, &program, progress)?);
+    }
+    if is_wanted(Part::WarmInvocation) {
+        let plan = warm::Plan { count: arguments.count, with_qemu: !arguments.without_qemu };
+        figures.extend(warm::measure(&plan, &cache, progress)?);
+    }
     print_table(&figures);
     if let Some(path) = &arguments.json {
         let lines =
@@ -80,8 +108,8 @@ pub(crate) fn run(arguments: &BenchArguments, progress: &Progress) -> Result<Exi
     }
     let budgets = fs::read_to_string(workspace::root()?.join("ci/budgets.toml"))?;
     let budgets: Budgets = toml::from_str(&budgets).context("ci/budgets.toml")?;
-    let over: Vec<String> =
-        budgets.budget.iter().flat_map(|budget| complaints(budget, &figures)).collect();
+    let budgets = budgets.budget.iter().filter(|budget| is_wanted(Part::of(&budget.bench)));
+    let over: Vec<String> = budgets.flat_map(|budget| complaints(budget, &figures)).collect();
     over.iter().for_each(|line| println!("over budget: {line}"));
     Ok(if over.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -64,6 +64,15 @@ pub(crate) const FUNCTION: Program =
 /// The benchmarks' program.
 pub(crate) const BENCH: Program =
     Program { package: "votive-bench", name: "votive-bench", profile: "release" };
+/// The benchmark of warm invocations.
+pub(crate) const WARM: Program =
+    Program { package: "votive-warm", name: "votive-warm", profile: "release" };
+/// The function that it measures.
+pub(crate) const WARM_FUNCTION: Program =
+    Program { package: "votive-warm", name: "warm-function", profile: "release" };
+/// PID 1 of its peers' guests.
+pub(crate) const WARM_GUEST: Program =
+    Program { package: "votive-warm", name: "warm-guest", profile: "release" };
 
 /// Builds the programs that a worker and its guests consist of, and makes them the current ones.
 pub(crate) fn build(cache: &Cache, progress: &Progress) -> Result<()> {

@@ -12,6 +12,7 @@ pub(crate) struct Archive {
 const FOLDER: u32 = 0o040_755;
 const FILE: u32 = 0o100_644;
 const PROGRAM: u32 = 0o100_755;
+const DEVICE: u32 = 0o020_666;
 
 impl Archive {
     /// An empty archive.
@@ -37,6 +38,12 @@ impl Archive {
         self
     }
 
+    /// Adds a character device that everybody may use.
+    pub(crate) fn device(mut self, name: &str, major: u32, minor: u32) -> Self {
+        self.add_entry(name, DEVICE, (major, minor), &[]);
+        self
+    }
+
     /// The finished archive.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         self.add("TRAILER!!!", 0, &[]);
@@ -44,6 +51,10 @@ impl Archive {
     }
 
     fn add(&mut self, name: &str, mode: u32, content: &[u8]) {
+        self.add_entry(name, mode, (0, 0), content);
+    }
+
+    fn add_entry(&mut self, name: &str, mode: u32, device: (u32, u32), content: &[u8]) {
         self.entries += 1;
         let links = if mode == FOLDER { 2 } else { 1 };
         // inode, mode, uid, gid, links, time, size, four device numbers, length of the name with its NUL, checksum.
@@ -57,8 +68,8 @@ impl Archive {
             content.len() as u32,
             0,
             0,
-            0,
-            0,
+            device.0,
+            device.1,
             name.len() as u32 + 1,
             0,
         ];

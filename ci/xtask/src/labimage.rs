@@ -43,6 +43,8 @@ const MODULES: &[&str] = &[
     "virtio_pci",
     "virtio_blk",
     "virtio_console",
+    // The way into the guests of a peer.
+    "vhost_vsock",
     // What file systems and nftables ask for by way of the crypto interface.
     "crc32c_generic",
     "erofs",

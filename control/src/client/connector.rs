@@ -17,6 +17,7 @@ use tonic::codegen::http::Uri;
 
 use crate::address::Address;
 use crate::client::{ClientError, ClientSpec};
+use crate::cork::Cork;
 use crate::tls::{ALPN, Identity};
 
 /// Either kind of socket.
@@ -24,7 +25,7 @@ pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
 /// A connection whose both sides have proved who they are.
-pub(crate) type Connection = TokioIo<TlsStream<Box<dyn Socket>>>;
+pub(crate) type Connection = TokioIo<Cork<TlsStream<Box<dyn Socket>>>>;
 
 /// Makes connections to one worker.
 #[derive(Clone)]
@@ -58,7 +59,7 @@ impl Connector {
         if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
             return Err(io::Error::other("the server does not speak HTTP/2"));
         }
-        Ok(TokioIo::new(stream))
+        Ok(TokioIo::new(Cork::new(stream)))
     }
 }
 

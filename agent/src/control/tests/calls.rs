@@ -69,6 +69,39 @@ async fn errors_have_the_names_that_aws_lambda_and_its_emulator_have() {
 }
 
 #[tokio::test]
+async fn an_invocation_can_reserve_for_itself() {
+    let channel = Channel::start(ControlLimits::default()).await;
+    let client = channel.client(Role::Orchestrator).await;
+    let version = register(&client, "echo").await;
+    let start = v1::InvokeStart {
+        invocation_id: INVOCATION.to_owned(),
+        function_version_id: version.clone(),
+        reserve: true,
+        ..Default::default()
+    };
+    let answer = client.invoke(start.clone(), Bytes::from("{}"), PATIENCE).await.unwrap();
+    let outcome = answer.collect(100).await.unwrap();
+    assert_eq!(
+        (&outcome.payload[..], outcome.release.invocation_id.as_str()),
+        (&b"{}"[..], INVOCATION)
+    );
+
+    let name = |error: ClientError| error.refusal().unwrap().name.clone();
+    let both = v1::InvokeStart { token: String::from("x"), ..start.clone() };
+    let refused = client.invoke(both, Bytes::new(), PATIENCE).await.unwrap_err();
+    assert_eq!(name(refused), "InvalidParameterValueException");
+    // What a reservation is refused for, the one call is refused for.
+    let unknown = v1::InvokeStart { function_version_id: "0".repeat(32), ..start.clone() };
+    let refused = client.invoke(unknown, Bytes::new(), PATIENCE).await.unwrap_err();
+    assert_eq!(name(refused), "ResourceNotFoundException");
+    // Without either, there is no token.
+    let neither = v1::InvokeStart { reserve: false, ..start };
+    let refused = client.invoke(neither, Bytes::new(), PATIENCE).await.unwrap_err();
+    assert_eq!(name(refused), "ErrInvalidReservationToken");
+    channel.stop().await;
+}
+
+#[tokio::test]
 async fn a_throttled_reservation_is_tried_again_as_often_as_was_said() {
     let channel = Channel::start(ControlLimits::default()).await;
     let client = channel.client(Role::Orchestrator).await;

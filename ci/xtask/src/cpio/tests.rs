@@ -21,6 +21,14 @@ fn an_archive_has_the_layout_that_the_kernel_reads() {
 }
 
 #[test]
+fn a_device_has_its_numbers() {
+    let bytes = Archive::new().device("dev/null", 1, 3).finish();
+    let text = String::from_utf8_lossy(&bytes);
+    let field = |n: usize| &text[6 + n * 8..14 + n * 8];
+    assert_eq!((field(1), field(9), field(10)), ("000021b6", "00000001", "00000003"));
+}
+
+#[test]
 fn the_same_input_gives_the_same_bytes() {
     let make = || Archive::new().folder("a").file("a/b", b"text").finish();
     assert_eq!(make(), make());
