@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvm_ioctls::VcpuFd;
 
@@ -27,10 +29,10 @@ use crate::mptable;
 use crate::pause::{Gate, ImmediateExit};
 use crate::registers::{self, RegistersError};
 use crate::signals::{self, Signals};
-use crate::spec::{KernelMemory, ValidSpec, VsockSpec};
+use crate::spec::{KernelMemory, LazyDiskSpec, ValidSpec, VsockSpec};
 use crate::userfault::Userfault;
 use crate::vcpu::Vcpu;
-use crate::virtio::block::{Block, BlockError, BlockSpec};
+use crate::virtio::block::{Block, BlockError, BlockSpec, LazySpec};
 use crate::virtio::rng::Rng;
 use crate::virtio::vsock::{self, Vsock, VsockError};
 use crate::virtio::{
@@ -246,10 +248,11 @@ impl Files {
         let control = spec.control.map(open_control).transpose()?;
         let disk = |(index, disk): (usize, crate::spec::DiskSpec)| {
             let access = if disk.read_only { Access::Read } else { Access::ReadWrite };
-            open("disk", &disk.file, access).map(|file| BlockSpec {
-                file,
+            Ok::<_, BootError>(BlockSpec {
+                file: open("disk", &disk.file, access)?,
                 read_only: disk.read_only,
                 serial: format!("disk{index}"),
+                lazy: disk.lazy.map(open_lazy).transpose()?,
             })
         };
         let devices = DeviceFiles {
@@ -278,6 +281,15 @@ impl Files {
 fn open(field: &'static str, file: &FileRef, access: Access) -> Result<File, BootError> {
     let failed = |source| BootError::Open { field, name: file.to_string(), source };
     file.open(access).map_err(failed)
+}
+
+fn open_lazy(spec: LazyDiskSpec) -> Result<LazySpec, BootError> {
+    let requests = open("disk requests", &FileRef::Fd(spec.requests), Access::ReadWrite)?;
+    Ok(LazySpec {
+        presence: open("disk presence", &FileRef::Fd(spec.presence), Access::Read)?,
+        requests: UnixStream::from(OwnedFd::from(requests)),
+        timeout: Duration::from_millis(spec.timeout_ms.into()),
+    })
 }
 
 fn open_control(fd: RawFd) -> Result<ControlSocket, BootError> {

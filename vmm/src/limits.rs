@@ -13,6 +13,12 @@ pub const MAX_MEMORY_MIB: u32 = 10_240 + 512;
 /// Most disks: runtime image, code, five layers and scratch space.
 pub const MAX_DISKS: usize = 8;
 
+/// How long a read of a lazy disk waits for its chunks, in milliseconds, unless told otherwise: as long as Linux gives a disk.
+pub const DEFAULT_DISK_TIMEOUT_MS: u32 = 30_000;
+
+/// Longest such wait in milliseconds: beyond any store's own retries, and short of a guest that seems to hang for ever.
+pub const MAX_DISK_TIMEOUT_MS: u32 = 600_000;
+
 /// Most host descriptors that answer vsock ports.
 pub const MAX_VSOCK_PORTS: usize = 16;
 

@@ -10,8 +10,8 @@ use std::str::FromStr;
 
 use crate::descriptor::FileRef;
 use crate::limits::{
-    MAX_CMDLINE_BYTES, MAX_DISKS, MAX_MEMORY_MIB, MAX_SOCKET_PATH_BYTES, MAX_VCPUS,
-    MAX_VSOCK_PORTS, MIN_MEMORY_MIB, SHOWN_VALUE_CHARS,
+    DEFAULT_DISK_TIMEOUT_MS, MAX_CMDLINE_BYTES, MAX_DISK_TIMEOUT_MS, MAX_DISKS, MAX_MEMORY_MIB,
+    MAX_SOCKET_PATH_BYTES, MAX_VCPUS, MAX_VSOCK_PORTS, MIN_MEMORY_MIB, SHOWN_VALUE_CHARS,
 };
 
 /// What `--help` prints.
@@ -30,8 +30,10 @@ votive-vmm --kernel FILE --vcpus N --memory-mib N [options]
                        to huge pages, so PID 1 starts sooner; demand (the default): as copied, while the
                        guest runs already; without the right to userfaultfd, mapped
   --cmdline TEXT       added to the kernel's command line; may hold ` -- args` for PID 1
-  --disk path=FILE[,readonly]
-                       /dev/vda, /dev/vdb, ... in the order given; at most 8
+  --disk path=FILE[,readonly][,presence=fd:N,requests=fd:M[,timeout-ms=T]]
+                       /dev/vda, /dev/vdb, ... in the order given; at most 8; with presence and requests
+                       a chunk is there once the table N says so, and asked for on the Unix socket M
+                       (docs/vmm.md); a read that has waited T milliseconds, or 30000, is an I/O error
   --vsock cid=N[,path=SOCKET][,port=P:fd:M]...
                        guest address N; host clients connect to SOCKET and write `CONNECT <port>`;
                        port P of the host is the connected stream socket M, else the socket SOCKET_P
@@ -154,6 +156,19 @@ pub struct DiskSpec {
     pub file: FileRef,
     /// Whether the guest may only read it.
     pub read_only: bool,
+    /// Where its chunks come from, if they come on demand; only if it is `read_only`.
+    pub lazy: Option<LazyDiskSpec>,
+}
+
+/// Where the chunks of a disk come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LazyDiskSpec {
+    /// The descriptor of the table of chunks.
+    pub presence: RawFd,
+    /// The descriptor of the connected socket on which chunks are asked for.
+    pub requests: RawFd,
+    /// How long a read may wait, 1 to [`MAX_DISK_TIMEOUT_MS`].
+    pub timeout_ms: u32,
 }
 
 /// The vsock device.
@@ -230,7 +245,10 @@ const KERNEL_MEMORY_ALLOWED: &str = "demand, mapped, copied";
 const VCPUS_ALLOWED: &str = "1 to 32";
 const MEMORY_ALLOWED: &str = "128 to 10752";
 const CMDLINE_ALLOWED: &str = "printable ASCII, 1500 bytes at most";
-const DISK_ALLOWED: &str = "path=FILE[,readonly]";
+const DISK_ALLOWED: &str = "path=FILE[,readonly][,presence=fd:N,requests=fd:M[,timeout-ms=T]], presence only with \
+                            readonly and requests";
+const DISK_FD_ALLOWED: &str = "fd:N with N from 3 to 1048575";
+const DISK_TIMEOUT_ALLOWED: &str = "1 to 600000";
 const DISKS_ALLOWED: &str = "at most 8 disks";
 const VSOCK_ALLOWED: &str = "cid=N[,path=SOCKET][,port=P:fd:M]...";
 const CID_ALLOWED: &str = "3 to 4294967294";
@@ -254,6 +272,7 @@ const MAX_PID: u32 = 1 << 22;
 // The texts above name these numbers.
 const _: () = assert!(MAX_VCPUS == 32 && MIN_MEMORY_MIB == 128 && MAX_MEMORY_MIB == 10_752);
 const _: () = assert!(MAX_DISKS == 8 && MAX_VSOCK_PORTS == 16 && MAX_SOCKET_PATH_BYTES == 96);
+const _: () = assert!(MAX_DISK_TIMEOUT_MS == 600_000 && DEFAULT_DISK_TIMEOUT_MS == 30_000);
 const _: () = assert!(MAX_CMDLINE_TEXT_BYTES < MAX_CMDLINE_BYTES - 500);
 
 impl VmSpec {
@@ -369,6 +388,7 @@ impl ValidSpec {
         let files = [&self.initrd, &self.marks, &self.cgroup].map(Option::as_ref);
         let files = files.into_iter().chain([Some(&self.kernel)]);
         let disks = self.disks.iter().map(|disk| &disk.file);
+        let lazy = self.disks.iter().filter_map(|disk| disk.lazy.as_ref());
         let console = self.console.iter().filter_map(|console| match console {
             ConsoleSpec::File(file) => Some(file),
             ConsoleSpec::Stdout => None,
@@ -382,6 +402,7 @@ impl ValidSpec {
                 FileRef::Fd(fd) => Some(*fd),
                 FileRef::Path(_) => None,
             })
+            .chain(lazy.flat_map(|lazy| [lazy.presence, lazy.requests]))
             .chain(self.vsock.iter().flat_map(|vsock| vsock.ports.iter().map(|(_, fd)| *fd)))
             .chain(self.control)
             .collect();
@@ -524,17 +545,42 @@ fn deadline(text: &str) -> Result<u64, SpecError> {
 }
 
 fn disk(text: &str) -> Result<DiskSpec, SpecError> {
-    let mut path = None;
     let mut read_only = false;
+    let [mut path, mut presence, mut requests, mut timeout] = [None; 4];
     for part in text.split(',') {
-        match part.split_once('=') {
-            Some(("path", value)) if path.is_none() => path = Some(value),
-            None if part == "readonly" && !read_only => read_only = true,
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let place = match name {
+            "path" => &mut path,
+            "presence" => &mut presence,
+            "requests" => &mut requests,
+            "timeout-ms" => &mut timeout,
+            _ if part == "readonly" && !read_only => {
+                read_only = true;
+                continue;
+            }
             _ => return Err(wrong("disk", text, DISK_ALLOWED)),
+        };
+        if place.replace(value).is_some() || !part.contains('=') {
+            return Err(wrong("disk", text, DISK_ALLOWED));
         }
     }
+    let fd = |field, text: &str| {
+        let fd = text.strip_prefix("fd:").and_then(descriptor);
+        fd.ok_or_else(|| wrong(field, text, DISK_FD_ALLOWED))
+    };
+    let milliseconds =
+        |text: &str| number("disk timeout-ms", text, 1, MAX_DISK_TIMEOUT_MS, DISK_TIMEOUT_ALLOWED);
+    let lazy = match (presence, requests) {
+        (Some(presence), Some(requests)) if read_only => Some(LazyDiskSpec {
+            presence: fd("disk presence", presence)?,
+            requests: fd("disk requests", requests)?,
+            timeout_ms: timeout.map_or(Ok(DEFAULT_DISK_TIMEOUT_MS), milliseconds)?,
+        }),
+        (None, None) if timeout.is_none() => None,
+        _ => return Err(wrong("disk", text, DISK_ALLOWED)),
+    };
     let path = path.ok_or_else(|| wrong("disk", text, DISK_ALLOWED))?;
-    Ok(DiskSpec { file: file("disk path", path, FILE_ALLOWED)?, read_only })
+    Ok(DiskSpec { file: file("disk path", path, FILE_ALLOWED)?, read_only, lazy })
 }
 
 fn vsock(text: &str) -> Result<VsockSpec, SpecError> {

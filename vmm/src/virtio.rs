@@ -30,7 +30,7 @@
 //! MmioDevice::notifier(&self) -> &EventFd
 //! spawn_worker(device: Arc<MmioDevice>, died: impl FnOnce(WorkerError) + Send + 'static) -> Result<JoinHandle<()>, WorkerError>
 //! DeviceSubscriber::new(device: Arc<MmioDevice>) -> DeviceSubscriber           // event_manager::MutEventSubscriber
-//! block::Block::new(block::BlockSpec { file: File, read_only: bool, serial: String }) -> Result<Block, BlockError>
+//! block::Block::new(block::BlockSpec { file: File, read_only: bool, serial: String, lazy: Option<block::LazySpec> }) -> Result<Block, BlockError>
 //! rng::Rng::new() -> Rng
 //! vsock::Vsock::new(vsock::VsockSpec { guest_cid: u32, path: Option<PathBuf>, ports: Vec<(u32, OwnedFd)> }) -> Result<Vsock, VsockError>
 //! ```
@@ -61,6 +61,7 @@ mod mmio;
 mod ring;
 pub mod rng;
 pub mod vsock;
+mod watch;
 mod worker;
 
 pub use device::{DeviceTraits, Interrupt, VirtioDevice, Wake};

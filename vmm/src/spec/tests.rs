@@ -5,7 +5,9 @@ use std::os::unix::ffi::OsStringExt;
 
 use proptest::prelude::{Strategy, any, proptest};
 
-use super::{ConsoleSpec, DiskSpec, KernelMemory, Request, SpecError, ValidSpec, VmSpec};
+use super::{
+    ConsoleSpec, DiskSpec, KernelMemory, LazyDiskSpec, Request, SpecError, ValidSpec, VmSpec,
+};
 use crate::descriptor::FileRef;
 
 const LEAST: [&str; 6] = ["--kernel", "vmlinux", "--vcpus", "1", "--memory-mib", "128"];
@@ -67,7 +69,7 @@ fn a_full_spec_keeps_every_value_and_the_order_of_disks() {
         "fd:9",
     ])
     .unwrap();
-    let disk = |file, read_only| DiskSpec { file, read_only };
+    let disk = |file, read_only| DiskSpec { file, read_only, lazy: None };
     assert_eq!(
         spec.disks,
         [
@@ -93,6 +95,7 @@ fn every_wrong_value_is_refused_with_its_field_itself_and_what_is_allowed() {
     let long = "x".repeat(2000);
     let many: String = (0..17).map(|port| format!(",port={port}:fd:{}", port + 3)).collect();
     let nine = ["--disk", "path=/d"].repeat(9);
+    let lazy = "--disk=path=/a,readonly,presence=";
     let cases: &[(&[&str], &[&str])] = &[
         (&["--initrd", ""], &["--initrd:", "\"\"", "fd:N"]),
         (&["--initrd", "fd:2"], &["--initrd:", "fd:2", "from 3"]),
@@ -105,6 +108,31 @@ fn every_wrong_value_is_refused_with_its_field_itself_and_what_is_allowed() {
         (&["--disk", "readonly"], &["--disk:", "readonly", "path=FILE"]),
         (&["--disk", "path=/a,path=/b"], &["--disk:", "path=/a,path=/b", "path=FILE"]),
         (&["--disk", "path=/a,readwrite"], &["--disk:", "readwrite", "[,readonly]"]),
+        (&["--disk", "path=/a,readonly=yes"], &["--disk:", "readonly=yes", "[,readonly]"]),
+        (&["--disk", "path"], &["--disk:", "path=FILE"]),
+        (&["--disk", "path=/a,presence=fd:3,requests=fd:4"], &["--disk:", "only with readonly"]),
+        (&["--disk", "path=/a,readonly,presence=fd:3"], &["--disk:", "and requests"]),
+        (&["--disk", "path=/a,readonly,requests=fd:3"], &["--disk:", "and requests"]),
+        (&["--disk", "path=/a,readonly,timeout-ms=5"], &["--disk:", "and requests"]),
+        (
+            &[&format!("{lazy}/b,requests=fd:4")],
+            &["--disk presence:", "\"/b\"", "fd:N with N from 3"],
+        ),
+        (
+            &[&format!("{lazy}fd:3,requests=fd:2")],
+            &["--disk requests:", "fd:2", "fd:N with N from 3"],
+        ),
+        (&[&format!("{lazy}fd:3,requests=fd:3")], &["--fd:", "fd:3 twice", "once"]),
+        (
+            &[&format!("{lazy}fd:3,requests=fd:4,timeout-ms=0")],
+            &["--disk timeout-ms:", "1 to 600000"],
+        ),
+        (
+            &[&format!("{lazy}fd:3,requests=fd:4,timeout-ms=600001")],
+            &["--disk timeout-ms:", "600001"],
+        ),
+        (&[&format!("{lazy}fd:3,requests=fd:4,timeout-ms")], &["--disk:", "timeout-ms=T"]),
+        (&[&format!("{lazy}fd:3,requests=fd:4,presence=fd:5")], &["--disk:", "presence=fd:N"]),
         (&["--disk", "path="], &["--disk path:", "\"\"", "a path"]),
         (&nine, &["--disk:", "9 disks", "at most 8"]),
         (&["--vsock", "path=/s"], &["--vsock:", "path=/s", "cid=N"]),
@@ -191,6 +219,16 @@ fn help_and_version_need_no_spec() {
     assert_eq!(read("--version"), Request::Version);
 }
 
+#[test]
+fn a_lazy_disk_has_its_descriptors_and_a_timeout() {
+    let lazy = |text: &str| with(&["--disk", text]).unwrap().disks[0].lazy.clone();
+    let expect = |timeout_ms| Some(LazyDiskSpec { presence: 4, requests: 5, timeout_ms });
+    let given = "path=fd:3,readonly,presence=fd:4,requests=fd:5,timeout-ms=600000";
+    assert_eq!(lazy(given), expect(600_000));
+    assert_eq!(lazy("requests=fd:5,presence=fd:4,readonly,path=/a"), expect(30_000));
+    assert_eq!(lazy("path=/a,readonly"), None);
+}
+
 proptest! {
     #[test]
     fn no_argument_list_makes_the_reader_panic(
@@ -219,6 +257,7 @@ fn argument() -> impl Strategy<Value = OsString> {
         "fd:3",
         "--",
         "--disk=path=",
+        "--disk=path=/a,readonly,presence=fd:4,requests=fd:5,timeout-ms=9",
     ])
     .prop_map(OsString::from);
     let any_bytes = proptest::collection::vec(any::<u8>(), 0..24).prop_map(OsString::from_vec);

@@ -4,10 +4,11 @@
 //! sectors past the end, lengths that wrap, requests without room for their status, segments by the hundred. A request is
 //! checked whole before the first byte moves; data goes between the file and guest RAM in one vectored call per
 //! `io::SEGMENTS_MAX` segments, without a copy and without memory sized by the guest. It has a thread of its own, because
-//! storage may be slow.
+//! storage may be slow. What a read-only disk holds may also come on demand, in chunks (`lazy`).
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
@@ -21,8 +22,12 @@ use vm_memory::GuestMemoryMmap;
 use super::{Answer, Chain, DeviceTraits, LetGo, Nonsense, Rings, VirtioDevice, Wake, log};
 
 mod io;
+mod lazy;
 #[cfg(test)]
 mod tests;
+
+use self::lazy::Lazy;
+pub use self::lazy::{CHUNK_BYTES, IN_FLIGHT_MAX, LazySpec};
 
 /// Bytes in a sector, the unit of everything in the protocol whatever BLK_SIZE says (section 5.2.4).
 pub const SECTOR_BYTES: u64 = 512;
@@ -45,6 +50,8 @@ pub struct BlockSpec {
     pub read_only: bool,
     /// What GET_ID answers, up to [`SERIAL_BYTES`] bytes.
     pub serial: String,
+    /// Where chunks come from that are not in the file yet; for a disk that is `read_only`.
+    pub lazy: Option<LazySpec>,
 }
 
 /// Why a disk could not be made.
@@ -72,6 +79,35 @@ pub enum BlockError {
         /// The identity asked for.
         serial: String,
     },
+    /// The table of chunks has a wrong length.
+    #[error(
+        "--disk presence: the table of {serial} holds {bytes} bytes, needed are {chunks}: one for each {CHUNK_BYTES} bytes of \
+         the disk"
+    )]
+    Presence {
+        /// Which disk.
+        serial: String,
+        /// What the table holds.
+        bytes: u64,
+        /// What it should.
+        chunks: u64,
+    },
+    /// The table of chunks cannot be read.
+    #[error("--disk presence: map the table of {serial}")]
+    PresenceMap {
+        /// Which disk.
+        serial: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The socket for chunks cannot be used.
+    #[error("--disk requests: talk to the server of {serial}")]
+    Requests {
+        /// Which disk.
+        serial: String,
+        /// Why.
+        source: std::io::Error,
+    },
 }
 
 /// The device model.
@@ -79,15 +115,16 @@ pub enum BlockError {
 pub struct Block {
     disk: Disk,
     chain: Chain,
+    lazy: Option<Lazy>,
 }
 
 impl Block {
     /// A disk over `spec.file`. A size that is not a whole number of sectors is rounded down, which is said on stderr.
     ///
     /// # Errors
-    /// The file is too small, its size is unknown, or the serial is too long.
+    /// The file is too small, its size is unknown, the serial is too long, or what a lazy disk needs is of no use.
     pub fn new(spec: BlockSpec) -> Result<Self, BlockError> {
-        let BlockSpec { mut file, read_only, serial } = spec;
+        let BlockSpec { mut file, read_only, serial, lazy } = spec;
         let mut id = [0; SERIAL_BYTES];
         match id.get_mut(..serial.len()) {
             Some(start) => start.copy_from_slice(serial.as_bytes()),
@@ -106,8 +143,9 @@ impl Block {
         if rest != 0 {
             log(format_args!("disk {serial}: the last {rest} of its {bytes} bytes are left out"));
         }
+        let lazy = lazy.map(|lazy| Lazy::new(&serial, bytes, lazy)).transpose()?;
         let disk = Disk { file, sectors, read_only, id };
-        Ok(Block { disk, chain: Chain::with_capacity(QUEUE_SIZE) })
+        Ok(Block { disk, chain: Chain::with_capacity(QUEUE_SIZE), lazy })
     }
 
     /// Sectors the guest sees.
@@ -140,15 +178,46 @@ impl VirtioDevice for Block {
         }
     }
 
-    fn activate(&mut self, _features: u64) {}
-
-    fn process(&mut self, rings: &mut Rings, _wake: Wake) {
-        let Block { disk, chain } = self;
-        let let_go = rings.let_go();
-        rings.drain(0, chain, |ram, chain| disk.serve(ram, chain, &let_go));
+    fn activate(&mut self, _features: u64) {
+        if let Some(lazy) = &self.lazy {
+            lazy.start();
+        }
     }
 
-    fn reset(&mut self) {}
+    fn process(&mut self, rings: &mut Rings, wake: Wake) {
+        let Block { disk, chain, lazy } = self;
+        let let_go = rings.let_go();
+        let Some(lazy) = lazy else {
+            return rings
+                .drain(0, chain, |ram, chain| disk.serve(ram, chain, &let_go, |_| Pass::Now));
+        };
+        if wake == Wake::Host {
+            lazy.listen();
+        }
+        rings.drain(0, chain, |ram, chain| {
+            disk.serve(ram, chain, &let_go, |request| lazy.admit(chain.head(), request))
+        });
+        lazy.ask();
+        lazy.settle(|presence, head, there| {
+            // The guest may have written another request in its place, which has had its wait.
+            let pass = |request: &Request| match presence.lacks(request) {
+                None => Pass::Now,
+                Some(_) if there => Pass::Refused(Nonsense::Request),
+                Some(_) => Pass::Never,
+            };
+            rings.revisit(0, head, chain, |ram, chain| disk.serve(ram, chain, &let_go, pass));
+        });
+    }
+
+    fn reset(&mut self) {
+        if let Some(lazy) = &mut self.lazy {
+            lazy.stop();
+        }
+    }
+
+    fn host_events(&self) -> Option<BorrowedFd<'_>> {
+        self.lazy.as_ref().map(AsFd::as_fd)
+    }
 }
 
 /// What a request asks for, every number in it checked.
@@ -175,6 +244,19 @@ enum BadRequest {
     Invalid,
 }
 
+/// Whether a request that makes sense may be served.
+#[derive(Debug, PartialEq, Eq)]
+enum Pass {
+    /// It may.
+    Now,
+    /// Not yet; the device comes back to it.
+    Later,
+    /// What it asks for cannot be had.
+    Never,
+    /// It breaks a rule.
+    Refused(Nonsense),
+}
+
 #[derive(Debug)]
 struct Disk {
     file: File,
@@ -184,21 +266,30 @@ struct Disk {
 }
 
 impl Disk {
-    fn serve(&self, ram: &GuestMemoryMmap<()>, chain: &Chain, let_go: &LetGo) -> Answer {
-        let (status, written) = match self.parse(ram, chain) {
-            Ok(request) => match self.execute(request, ram, chain, let_go) {
-                Some(written) => (VIRTIO_BLK_S_OK, written),
-                None => (VIRTIO_BLK_S_IOERR, 0),
-            },
+    fn serve(
+        &self,
+        ram: &GuestMemoryMmap<()>,
+        chain: &Chain,
+        let_go: &LetGo,
+        pass: impl FnOnce(&Request) -> Pass,
+    ) -> Answer {
+        let failed =
+            |status, nonsense| Answer::Failed(self.finish(ram, chain, status, 0), nonsense);
+        let request = match self.parse(ram, chain) {
+            Ok(request) => request,
             Err(BadRequest::Unanswerable) => return Answer::Failed(0, Nonsense::Length),
-            Err(bad) => {
-                let status = match bad {
-                    BadRequest::Unsupported => VIRTIO_BLK_S_UNSUPP,
-                    _ => VIRTIO_BLK_S_IOERR,
-                };
-                let used = self.finish(ram, chain, status, 0);
-                return Answer::Failed(used, Nonsense::Request);
-            }
+            Err(BadRequest::Unsupported) => return failed(VIRTIO_BLK_S_UNSUPP, Nonsense::Request),
+            Err(BadRequest::Invalid) => return failed(VIRTIO_BLK_S_IOERR, Nonsense::Request),
+        };
+        let written = match pass(&request) {
+            Pass::Now => self.execute(request, ram, chain, let_go),
+            Pass::Never => None,
+            Pass::Later => return Answer::Later,
+            Pass::Refused(nonsense) => return failed(VIRTIO_BLK_S_IOERR, nonsense),
+        };
+        let (status, written) = match written {
+            Some(written) => (VIRTIO_BLK_S_OK, written),
+            None => (VIRTIO_BLK_S_IOERR, 0),
         };
         Answer::Used(self.finish(ram, chain, status, written))
     }

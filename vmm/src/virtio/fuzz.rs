@@ -79,7 +79,8 @@ pub fn block(data: &[u8]) {
     let mut script = Script(data);
     let read_only = script.byte().is_multiple_of(2);
     let Some(file) = scratch_file() else { return };
-    let Ok(disk) = Block::new(BlockSpec { file, read_only, serial: "fuzz".into() }) else { return };
+    let spec = BlockSpec { file, read_only, serial: "fuzz".into(), lazy: None };
+    let Ok(disk) = Block::new(spec) else { return };
     let Some(mut driver) = driver_for(Box::new(disk)) else { return };
     while !script.is_empty() {
         if script.byte().is_multiple_of(2) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{
     Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryMmap, Permissions,
 };
@@ -36,6 +36,9 @@ pub enum Nonsense {
     /// A device-readable buffer follows a device-writable one.
     #[error("readable buffer after a writable one")]
     Order,
+    /// A chain is offered again before it was given back.
+    #[error("descriptor head offered twice")]
+    Twice,
     /// A request asks for what the device does not offer or hold.
     #[error("request for what is not there")]
     Request,
@@ -128,7 +131,7 @@ impl Chain {
     /// Reads the chain that starts at `raw`'s head; on an error `self.head` is valid if the error is not [`Nonsense::Head`].
     fn fill<M>(
         &mut self,
-        raw: virtio_queue::DescriptorChain<M>,
+        raw: DescriptorChain<M>,
         ram: &GuestMemoryMmap<()>,
         queue_size: u16,
     ) -> Result<(), Nonsense>
@@ -276,6 +279,8 @@ pub struct Rings {
     let_go: Arc<LetGo>,
     /// The device stopped early to let others have their turn.
     again: bool,
+    /// Where the chains begin that the device comes back to, with their queues; none of them was walked.
+    aside: Vec<(usize, DescriptorChain<GuestRam>)>,
 }
 
 /// A device's answer to one chain.
@@ -285,12 +290,15 @@ pub enum Answer {
     Used(u32),
     /// As `Used`, but the request was an offence.
     Failed(u32, Nonsense),
+    /// None yet: the device comes back to the chain with [`Rings::revisit`], and says this of no chain that waits already.
+    Later,
 }
 
 impl Rings {
     pub(super) fn new(ram: GuestRam, queues: Vec<Option<Queue>>, let_go: Arc<LetGo>) -> Self {
         let rings = queues.into_iter().map(|queue| queue.map(Ring::new)).collect();
-        Rings { ram, rings, broken: None, refused: 0, latest: None, let_go, again: false }
+        let (broken, latest, aside) = (None, None, Vec::new());
+        Rings { ram, rings, broken, refused: 0, latest, let_go, again: false, aside }
     }
 
     /// Serves the available chains of queue `index`, at most as many as the queue has descriptors; what is left then comes in
@@ -307,14 +315,11 @@ impl Rings {
                 return;
             }
             if self.pop(index, chain) {
-                let len = match serve(&self.ram, chain) {
-                    Answer::Used(len) => len,
-                    Answer::Failed(len, nonsense) => {
-                        self.count(nonsense);
-                        len
-                    }
-                };
-                self.push(index, chain, len);
+                match serve(&self.ram, chain) {
+                    Answer::Used(len) => self.push(index, chain, len),
+                    Answer::Failed(len, nonsense) => self.fail(index, chain, len, nonsense),
+                    Answer::Later => self.put_aside(index, chain.head),
+                }
             } else if self.listen(index) {
                 self.quiet(index);
             } else {
@@ -322,6 +327,45 @@ impl Rings {
             }
         }
         self.again();
+    }
+
+    /// Serves the chain of queue `index` at `head` that was put aside, read anew: the driver may have changed it. Does nothing
+    /// when there is none, or when the driver resets the device.
+    pub fn revisit(
+        &mut self,
+        index: usize,
+        head: u16,
+        chain: &mut Chain,
+        serve: impl FnOnce(&GuestMemoryMmap<()>, &Chain) -> Answer,
+    ) {
+        let is_it = |(queue, raw): &(usize, DescriptorChain<GuestRam>)| {
+            (*queue, raw.head_index()) == (index, head)
+        };
+        let Some(place) = self.aside.iter().position(is_it) else { return };
+        if self.let_go.is_set() || self.broken.is_some() {
+            return;
+        }
+        let (_, raw) = self.aside.swap_remove(place);
+        if let Err(nonsense) = chain.fill(raw.clone(), &self.ram, self.size(index)) {
+            return self.refuse(index, chain, nonsense);
+        }
+        match serve(&self.ram, chain) {
+            Answer::Used(len) => self.push(index, chain, len),
+            Answer::Failed(len, nonsense) => self.fail(index, chain, len, nonsense),
+            Answer::Later => self.aside.push((index, raw)),
+        }
+    }
+
+    /// Keeps where the chain popped last from queue `index` begins. It is taken from the available ring once more, in a form
+    /// that can be kept: a driver that has changed what it made available is beyond repair.
+    fn put_aside(&mut self, index: usize, head: u16) {
+        let Some(Some(ring)) = self.rings.get_mut(index) else { return };
+        ring.queue.go_to_previous_position();
+        let heads = ring.queue.iter(Arc::clone(&self.ram));
+        match heads.ok().and_then(|mut heads| heads.next()) {
+            Some(raw) if raw.head_index() == head => self.aside.push((index, raw)),
+            _ => self.break_off(Nonsense::AvailableIndex),
+        }
     }
 
     /// Number of descriptors of queue `index`; 0 when the driver did not make it ready.
@@ -381,8 +425,12 @@ impl Rings {
 
     /// Gives `chain` back unused, and counts why.
     pub fn refuse(&mut self, index: usize, chain: &Chain, nonsense: Nonsense) {
+        self.fail(index, chain, 0, nonsense);
+    }
+
+    fn fail(&mut self, index: usize, chain: &Chain, len: u32, nonsense: Nonsense) {
         self.count(nonsense);
-        self.push(index, chain, 0);
+        self.push(index, chain, len);
     }
 
     /// Counts a request that was answered with an error of its own.

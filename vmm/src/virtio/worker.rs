@@ -1,10 +1,13 @@
 //! Where devices do their work: a thread of their own, or the main event loop.
 
+use std::convert::Infallible;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use event_manager::{EventOps, Events, MutEventSubscriber};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::{MmioDevice, Wake, log};
 
@@ -25,7 +28,7 @@ pub enum WorkerError {
         /// Why.
         source: io::Error,
     },
-    /// The eventfd that wakes the worker could not be read.
+    /// What wakes the worker could not be waited for.
     #[error("wait for notifications of {device}")]
     Wait {
         /// Name of the device.
@@ -36,7 +39,7 @@ pub enum WorkerError {
 }
 
 /// Runs `device` on a thread of its own, which lives as long as the process: one that may wait for slow storage. It sleeps in
-/// a single blocking read; the device must have no host events. `died` is called, on that thread, should it ever end.
+/// a single system call, whose end is all that a notification costs. `died` is called, on that thread, should it ever end.
 ///
 /// # Errors
 /// The thread cannot be made.
@@ -45,19 +48,50 @@ pub fn spawn_worker(
     died: impl FnOnce(WorkerError) + Send + 'static,
 ) -> Result<JoinHandle<()>, WorkerError> {
     let name = device.traits().name;
+    let run = move || {
+        let ended = match device.host_events() {
+            None => serve_guest(&device),
+            Some(host) => serve_both(&device, host),
+        };
+        let Err(source) = ended;
+        died(WorkerError::Wait { device: name, source });
+    };
     thread::Builder::new()
         .name(name.into())
         .stack_size(STACK_BYTES)
-        .spawn(move || died(run(&device)))
+        .spawn(run)
         .map_err(|source| WorkerError::Spawn { device: name, source })
 }
 
-fn run(device: &MmioDevice) -> WorkerError {
+/// Waits for the driver in a read.
+fn serve_guest(device: &MmioDevice) -> io::Result<Infallible> {
     loop {
         match device.notifier().read() {
             Ok(_) => device.service(Wake::Guest),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(source) => return WorkerError::Wait { device: device.traits().name, source },
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Waits for the driver and the host's side.
+fn serve_both(device: &MmioDevice, host: RawFd) -> io::Result<Infallible> {
+    let epoll = Epoll::new()?;
+    let watch = |fd, events, wake: Wake| {
+        epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(events, wake as u64))
+    };
+    // Each signal of the driver's is an edge, so that nothing has to be read.
+    watch(device.notifier().as_raw_fd(), EventSet::IN | EventSet::EDGE_TRIGGERED, Wake::Guest)?;
+    watch(host, EventSet::IN, Wake::Host)?;
+    loop {
+        let mut events = [EpollEvent::default(); 2];
+        let count = match epoll.wait(-1, &mut events) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            count => count?,
+        };
+        for event in events.iter().take(count) {
+            let from_host = event.data() == Wake::Host as u64;
+            device.service(if from_host { Wake::Host } else { Wake::Guest });
         }
     }
 }
@@ -88,7 +122,7 @@ impl MutEventSubscriber for DeviceSubscriber {
 
     fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
         let notifier = self.device.notifier();
-        if std::os::fd::AsRawFd::as_raw_fd(notifier) == events.fd() {
+        if notifier.as_raw_fd() == events.fd() {
             // Only this thread reads it, and epoll says that there is something: this does not block.
             let _ = notifier.read();
             self.device.service(Wake::Guest);

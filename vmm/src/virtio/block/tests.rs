@@ -35,8 +35,12 @@ fn disk_bytes() -> Vec<u8> {
 fn rig(read_only: bool) -> Rig {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&disk_bytes()).unwrap();
-    let spec =
-        BlockSpec { file: file.try_clone().unwrap(), read_only, serial: "disk-7".to_owned() };
+    let spec = BlockSpec {
+        file: file.try_clone().unwrap(),
+        read_only,
+        serial: "disk-7".to_owned(),
+        lazy: None,
+    };
     let ram = ram().unwrap();
     let device = Block::new(spec).unwrap();
     let mut driver = GuestDriver::new(Box::new(device), ram).unwrap();
@@ -268,16 +272,17 @@ fn disks_too_small_are_refused_and_odd_sizes_rounded_down() {
     for (bytes, expect) in [(0, None), (511, None), (512, Some(1)), (1535, Some(2))] {
         let file = tempfile::tempfile().unwrap();
         file.set_len(bytes).unwrap();
-        let block = Block::new(BlockSpec { file, read_only: true, serial: "d".to_owned() });
+        let block =
+            Block::new(BlockSpec { file, read_only: true, serial: "d".to_owned(), lazy: None });
         assert_eq!(block.ok().map(|it| it.sectors()), expect, "{bytes} bytes");
     }
     let file = tempfile::tempfile().unwrap();
-    let error =
-        Block::new(BlockSpec { file, read_only: true, serial: "d".to_owned() }).unwrap_err();
+    let error = Block::new(BlockSpec { file, read_only: true, serial: "d".to_owned(), lazy: None })
+        .unwrap_err();
     assert_eq!(error.to_string(), "disk d holds 0 bytes, allowed are 512 and more");
     let file = tempfile::tempfile().unwrap();
     let serial = "a serial of 21 bytes.".to_owned();
-    let error = Block::new(BlockSpec { file, read_only: true, serial }).unwrap_err();
+    let error = Block::new(BlockSpec { file, read_only: true, serial, lazy: None }).unwrap_err();
     assert!(matches!(error, BlockError::Serial { .. }));
 }
 
@@ -289,6 +294,7 @@ fn a_file_that_cannot_be_written_gives_errors_and_not_a_dead_device() {
         file: File::open(named.path()).unwrap(),
         read_only: false,
         serial: "d".to_owned(),
+        lazy: None,
     };
     let ram = ram().unwrap();
     let mut driver = GuestDriver::new(Box::new(Block::new(spec).unwrap()), ram).unwrap();

@@ -8,21 +8,19 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use vm_memory::VolatileSlice;
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::timerfd::TimerFd;
+use vmm_sys_util::epoll::EventSet;
 
 use super::VsockSpec;
+use crate::virtio::watch::Watch;
 
-/// Event data of the listening socket and of the timer; connections have slot numbers.
+/// Event data of the listening socket; connections have slot numbers.
 pub(super) const LISTENER: u64 = u64::MAX;
-pub(super) const TIMER: u64 = u64::MAX - 1;
 
 /// Longest suffix that a port adds to the path: `_4294967295`.
 const PORT_SUFFIX_BYTES: usize = 11;
@@ -74,9 +72,7 @@ impl Drop for Listener {
 /// Everything of the host that connections need.
 #[derive(Debug)]
 pub(super) struct Host {
-    epoll: Epoll,
-    timer: TimerFd,
-    armed_for: Option<Instant>,
+    pub(super) watch: Watch,
     listener: Option<Listener>,
     ports: BTreeMap<u32, UnixStream>,
 }
@@ -87,16 +83,8 @@ impl Host {
             return Err(VsockError::Cid(spec.guest_cid));
         }
         let ports = spec.ports.into_iter().map(|(port, fd)| (port, UnixStream::from(fd))).collect();
-        let watch = |source| VsockError::Watch { source };
-        let host = Host {
-            epoll: Epoll::new().map_err(watch)?,
-            timer: TimerFd::new().map_err(|error| watch(error.into()))?,
-            armed_for: None,
-            listener: spec.path.map(listen).transpose()?,
-            ports,
-        };
-        host.watch(host.timer.as_raw_fd(), TIMER, EventSet::IN).map_err(watch)?;
-        Ok(host)
+        let watch = Watch::new().map_err(|source| VsockError::Watch { source })?;
+        Ok(Host { watch, listener: spec.path.map(listen).transpose()?, ports })
     }
 
     /// Lets host programs in. They wait in the socket's backlog until a driver is there.
@@ -105,16 +93,16 @@ impl Host {
             // Edge-triggered: with the table full, waiting programs must not keep the loop awake. Adding it reports
             // those that wait already. It fails only if it is added already.
             let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
-            let _ = self.watch(listener.socket.as_raw_fd(), LISTENER, events);
+            let _ = self.watch.add(&listener.socket, LISTENER, events);
         }
     }
 
     /// Lets no more host programs in and stops the timer.
     pub(super) fn close(&mut self) {
         if let Some(listener) = &self.listener {
-            self.unwatch(&listener.socket);
+            self.watch.remove(&listener.socket);
         }
-        self.disarm();
+        self.watch.disarm();
     }
 
     /// The next host program that wants in. `None`: there is none now.
@@ -138,49 +126,7 @@ impl Host {
     pub(super) fn watch_stream(&self, stream: &UnixStream, data: u64) -> io::Result<()> {
         let events =
             EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
-        self.watch(stream.as_raw_fd(), data, events)
-    }
-
-    fn watch(&self, fd: i32, data: u64, events: EventSet) -> io::Result<()> {
-        self.epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(events, data))
-    }
-
-    /// Closing is not enough: another process may hold the same socket open.
-    pub(super) fn unwatch(&self, fd: &impl AsRawFd) {
-        let nothing = EpollEvent::new(EventSet::empty(), 0);
-        let _ = self.epoll.ctl(ControlOperation::Delete, fd.as_raw_fd(), nothing);
-    }
-
-    /// Fills `events` with what happened, without waiting; how many there are.
-    pub(super) fn events(&self, events: &mut [EpollEvent]) -> usize {
-        self.epoll.wait(0, events).unwrap_or(0)
-    }
-
-    /// Makes the timer fire at `deadline` if it would not fire earlier.
-    pub(super) fn arm(&mut self, deadline: Instant) {
-        if self.armed_for.is_some_and(|armed| armed <= deadline) {
-            return;
-        }
-        // A duration of 0 would disarm it.
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        if self.timer.reset(left, None).is_ok() {
-            self.armed_for = Some(deadline);
-        }
-    }
-
-    /// The timer fired, or is not needed any more.
-    pub(super) fn disarm(&mut self) {
-        if self.armed_for.take().is_some() {
-            // Setting it anew also takes back an expiration that was not read.
-            let _ = self.timer.clear();
-        }
-    }
-}
-
-impl AsFd for Host {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the epoll descriptor is open for as long as `self` is borrowed.
-        unsafe { BorrowedFd::borrow_raw(self.epoll.as_raw_fd()) }
+        self.watch.add(stream, data, events)
     }
 }
 

@@ -12,12 +12,13 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::{EpollEvent, EventSet};
 
 use super::connection::{Connection, Verdict};
-use super::host::{Host, LISTENER, TIMER, consume, peek};
+use super::host::{Host, LISTENER, consume, peek};
 use super::limits::{
     CONNECT_LINE_BYTES_MAX, CONNECTIONS_MAX, EVENTS_MAX, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX,
     HOST_PORT_FIRST, REPLIES_MAX,
 };
 use super::packet::{HEADER_BYTES, HOST_CID, Header, TYPE_STREAM, op};
+use crate::virtio::watch::TIMER;
 use crate::virtio::{Chain, Nonsense};
 
 /// See the module.
@@ -115,7 +116,7 @@ impl Muxer {
             let sent = connection.send(guest_cid, ram, chain);
             let deadline = connection.deadline;
             if let Some(deadline) = deadline {
-                self.host.arm(deadline);
+                self.host.watch.arm(deadline);
             }
             if sent.is_some() {
                 self.queue(index);
@@ -174,7 +175,7 @@ impl Muxer {
         let (holds, deadline) = (connection.holds_buffer(), connection.deadline);
         self.count_buffer(held, holds);
         if let Some(deadline) = deadline {
-            self.host.arm(deadline);
+            self.host.watch.arm(deadline);
         }
         self.conclude(index, result.unwrap_or(Verdict::Reset));
         result.map(|_| ())
@@ -222,7 +223,7 @@ impl Muxer {
     /// Looks at what happened on the host, a bounded number of events; the rest wakes the worker again.
     pub(super) fn poll_host(&mut self) {
         let mut events = [EpollEvent::default(); EVENTS_MAX];
-        let count = self.host.events(&mut events);
+        let count = self.host.watch.events(&mut events);
         for event in events.iter().take(count) {
             match event.data() {
                 LISTENER => self.knocking = true,
@@ -264,7 +265,7 @@ impl Muxer {
             let Some(deadline) = Instant::now().checked_add(HANDSHAKE_TIMEOUT) else { return };
             if let Some(index) = self.insert(Tenant::Handshake { stream, deadline }) {
                 self.handshakes = self.handshakes.saturating_add(1);
-                self.host.arm(deadline);
+                self.host.watch.arm(deadline);
                 self.shake_hands(index);
             }
         }
@@ -311,7 +312,7 @@ impl Muxer {
         let connection = Connection::from_host(stream, local_port, peer_port, deadline);
         slot.tenant = Some(Tenant::Connection(Box::new(connection)));
         self.by_ports.insert((local_port, peer_port), index);
-        self.host.arm(deadline);
+        self.host.watch.arm(deadline);
         self.queue(index);
     }
 
@@ -328,7 +329,7 @@ impl Muxer {
 
     /// Ends what has been waiting too long, and sets the timer for what waits next.
     fn expire(&mut self) {
-        self.host.disarm();
+        self.host.watch.disarm();
         let now = Instant::now();
         for index in 0..self.slots.len() {
             let deadline = match self.tenant(index) {
@@ -338,7 +339,7 @@ impl Muxer {
             };
             match deadline {
                 Some(deadline) if deadline <= now => self.conclude(index, Verdict::Reset),
-                Some(deadline) => self.host.arm(deadline),
+                Some(deadline) => self.host.watch.arm(deadline),
                 None => {}
             }
         }
@@ -396,10 +397,10 @@ impl Muxer {
         match tenant {
             Tenant::Handshake { stream, .. } => {
                 self.handshakes = self.handshakes.saturating_sub(1);
-                self.host.unwatch(&stream);
+                self.host.watch.remove(&stream);
             }
             Tenant::Connection(connection) => {
-                self.host.unwatch(connection.stream());
+                self.host.watch.remove(connection.stream());
                 self.by_ports.remove(&connection.ports());
                 self.count_buffer(connection.holds_buffer(), false);
                 self.turns.retain(|&queued| queued != index);
@@ -429,7 +430,7 @@ impl Muxer {
 
 impl AsFd for Muxer {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.host.as_fd()
+        self.host.watch.as_fd()
     }
 }
 
