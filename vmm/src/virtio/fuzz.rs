@@ -7,12 +7,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use super::block::{Block, BlockSpec};
+use super::block::{Block, BlockSpec, CHUNK_BYTES, IN_FLIGHT_MAX, LazySpec};
 use super::driver::{
     Buffer, DATA, GuestDriver, HIGH, REGION_BYTES, TURNS_MAX, ram, readable, writable,
 };
@@ -28,6 +29,8 @@ const VERSION_1: u64 = 1 << 32;
 const EVENT_IDX: u64 = 1 << 29;
 /// Sectors of the fuzzed disk.
 const SECTORS: u64 = 64;
+/// Chunks of a lazy one.
+const CHUNKS: u64 = SECTORS / 8;
 /// Where a well-formed request of the final check lies.
 const CHECK_AT: u64 = HIGH + 0x1000;
 const GUEST_CID: u32 = 3;
@@ -74,44 +77,150 @@ pub fn rng(data: &[u8]) {
     check(&mut driver, 0, &[writable(CHECK_AT, 32)], 32);
 }
 
-/// The block device, with requests that are almost right.
+/// The block device, with requests that are almost right. Lazy ones have a server that is right in most of what it says.
 pub fn block(data: &[u8]) {
     let mut script = Script(data);
-    let read_only = script.byte().is_multiple_of(2);
-    let Some(file) = scratch_file() else { return };
-    let spec = BlockSpec { file, read_only, serial: "fuzz".into(), lazy: None };
+    let (read_only, is_lazy) = match script.byte() % 4 {
+        0 => (true, true),
+        1 => (true, false),
+        _ => (false, false),
+    };
+    // A lazy disk has as many chunks as another has pages, and requests for it are spread as far.
+    let scale = if is_lazy { CHUNK_BYTES / 4096 } else { 1 };
+    let Some(file) = scratch_file(SECTORS.saturating_mul(512).saturating_mul(scale)) else {
+        return;
+    };
+    let (lazy, mut server) = match is_lazy.then(chunk_server).flatten() {
+        Some((lazy, server)) => (Some(lazy), Some(server)),
+        None => (None, None),
+    };
+    let spec = BlockSpec { file, read_only, serial: "fuzz".into(), lazy };
     let Ok(disk) = Block::new(spec) else { return };
     let Some(mut driver) = driver_for(Box::new(disk)) else { return };
     while !script.is_empty() {
-        if script.byte().is_multiple_of(2) {
-            any_step(&mut driver, &mut script);
-            continue;
+        match (script.byte() % 4, &mut server) {
+            (0, Some(server)) => {
+                server.step(&mut script);
+                rest(&driver);
+                drain(&mut driver);
+            }
+            (0 | 2, _) => any_step(&mut driver, &mut script),
+            _ => block_request(&mut driver, &mut script, scale),
         }
-        let kinds = [0u32, 1, 4, 8, 11, script.double()];
-        let kind = script.pick(&kinds);
-        let sector = match script.byte() % 4 {
-            0 => u64::MAX.wrapping_sub(u64::from(script.byte())),
-            _ => u64::from(script.byte() % 80),
-        };
-        let mut header = kind.to_le_bytes().to_vec();
-        header.extend([0; 4]);
-        header.extend(sector.to_le_bytes());
-        driver.write(DATA, &header);
-        let mut chain = vec![readable(DATA, 16)];
-        for _ in 0..script.byte() % 6 {
-            let len = u32::from(script.byte() % 5).saturating_mul(256);
-            chain.push(Buffer { writable: kind != 1, ..script.buffer(Some(len)) });
+        if let Some(server) = &mut server {
+            server.hear();
         }
-        chain.push(writable(DATA + 0x100, 1));
-        driver.offer(0, &chain);
-        driver.kick(0);
-        rest(&driver);
-        drain(&mut driver);
     }
     driver.write(CHECK_AT, &[8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     let get_id = [readable(CHECK_AT, 16), writable(CHECK_AT + 32, 20), writable(CHECK_AT + 64, 1)];
     check(&mut driver, 0, &get_id, 21);
     assert_eq!(driver.read(CHECK_AT + 32, 5), b"fuzz\0");
+    if let Some(server) = &server {
+        server.fill();
+    }
+    driver.write(CHECK_AT, &[0]);
+    let read = [readable(CHECK_AT, 16), writable(CHECK_AT + 1024, 512), writable(CHECK_AT + 64, 1)];
+    check(&mut driver, 0, &read, 513);
+    assert_eq!(driver.read(CHECK_AT + 64, 1), [0]);
+}
+
+/// A request that is right in most of its fields.
+fn block_request(driver: &mut GuestDriver, script: &mut Script<'_>, scale: u64) {
+    let kinds = [0u32, 1, 4, 8, 11, script.double()];
+    let kind = script.pick(&kinds);
+    let sector = match script.byte() % 4 {
+        0 => u64::MAX.wrapping_sub(u64::from(script.byte())),
+        _ => u64::from(script.byte() % 80).saturating_mul(scale),
+    };
+    let mut header = kind.to_le_bytes().to_vec();
+    header.extend([0; 4]);
+    header.extend(sector.to_le_bytes());
+    driver.write(DATA, &header);
+    let mut chain = vec![readable(DATA, 16)];
+    for _ in 0..script.byte() % 6 {
+        let len = u32::from(script.byte() % 5).saturating_mul(256);
+        chain.push(Buffer { writable: kind != 1, ..script.buffer(Some(len)) });
+    }
+    chain.push(writable(DATA + 0x100, 1));
+    driver.offer(0, &chain);
+    driver.kick(0);
+    rest(driver);
+    drain(driver);
+}
+
+/// The other end of a lazy disk.
+struct ChunkServer {
+    presence: File,
+    /// Gone once it hung up.
+    socket: Option<UnixStream>,
+    /// What it was asked for and has not answered.
+    asked: Vec<u32>,
+    /// It said what no server may say.
+    lied: bool,
+}
+
+fn chunk_server() -> Option<(LazySpec, ChunkServer)> {
+    let presence = scratch_file(CHUNKS)?;
+    let (ours, requests) = UnixStream::pair().ok()?;
+    ours.set_nonblocking(true).ok()?;
+    // Fuzzing has no clock.
+    let timeout = Duration::from_secs(3600);
+    let lazy = LazySpec { presence: presence.try_clone().ok()?, requests, timeout };
+    Some((lazy, ChunkServer { presence, socket: Some(ours), asked: Vec::new(), lied: false }))
+}
+
+impl ChunkServer {
+    /// A chunk comes, fails or is said to be there, or the server breaks the rules.
+    fn step(&mut self, script: &mut Script<'_>) {
+        let (action, byte) = (script.byte() % 16, script.byte());
+        match action {
+            0 => self.socket = None,
+            1 => {
+                self.lied = true;
+                self.send(script.bytes(usize::from(byte % 20)));
+            }
+            2 | 3 => self.mark(u64::from(byte) % CHUNKS, script.byte() % 3),
+            _ => {
+                let Some(chunk) = self.asked.pop() else { return };
+                if action % 2 == 0 {
+                    self.mark(chunk.into(), 1);
+                }
+                let status = if action % 3 == 0 { u32::from(byte) } else { 0 };
+                self.send(&[chunk.to_le_bytes(), status.to_le_bytes()].concat());
+            }
+        }
+    }
+
+    /// Takes what it is asked for: chunks that the disk has, each once at a time, and not too many.
+    fn hear(&mut self) {
+        let Some(mut socket) = self.socket.as_ref() else { return };
+        let mut index = [0; 4];
+        while let Ok(4) = socket.read(&mut index) {
+            let chunk = u32::from_le_bytes(index);
+            assert!(u64::from(chunk) < CHUNKS, "asked for chunk {chunk}");
+            assert!(self.lied || !self.asked.contains(&chunk), "asked for chunk {chunk} twice");
+            self.asked.push(chunk);
+            assert!(self.lied || self.asked.len() <= IN_FLIGHT_MAX, "asked for too many");
+        }
+    }
+
+    fn mark(&self, chunk: u64, byte: u8) {
+        let _ = self.presence.write_at(&[byte], chunk);
+    }
+
+    fn send(&self, bytes: &[u8]) {
+        if let Some(mut socket) = self.socket.as_ref() {
+            // It has been hung up on, or what it says is more than anybody reads.
+            let _ = socket.write(bytes);
+        }
+    }
+
+    /// All chunks are there.
+    fn fill(&self) {
+        for chunk in 0..CHUNKS {
+            self.mark(chunk, 1);
+        }
+    }
 }
 
 /// The socket device, with host programs on both ends of it.
@@ -406,14 +515,14 @@ fn socket_path() -> PathBuf {
     std::env::temp_dir().join(format!("votive-fuzz-{}-{call}", std::process::id()))
 }
 
-/// A disk without a name.
-fn scratch_file() -> Option<File> {
+/// A file of `bytes` bytes without a name.
+fn scratch_file(bytes: u64) -> Option<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_TMPFILE)
         .open(std::env::temp_dir())
         .ok()?;
-    file.set_len(SECTORS.saturating_mul(512)).ok()?;
+    file.set_len(bytes).ok()?;
     Some(file)
 }
