@@ -5,6 +5,7 @@ mod damage;
 mod ends;
 mod environment;
 mod failures;
+mod lazy;
 mod pauses;
 mod shares;
 mod sizes;
@@ -22,6 +23,7 @@ pub fn all() -> impl Iterator<Item = (&'static str, Case)> {
         sizes::CASES,
         ends::CASES,
         damage::CASES,
+        lazy::CASES,
         pauses::CASES,
         shares::CASES,
         worker::life::CASES,

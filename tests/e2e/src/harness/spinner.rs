@@ -41,10 +41,17 @@ impl Spinner {
     /// # Errors
     /// There is no busybox, or no room.
     pub fn new(vcpus: u32) -> Result<Self> {
+        let others: Vec<String> = (1..vcpus).map(|cpu| cpu.to_string()).collect();
+        Self::running(&SCRIPT.replace("$OTHERS", &others.join(" ")))
+    }
+
+    /// Makes the initramfs of a guest that runs a script of busybox's instead.
+    ///
+    /// # Errors
+    /// There is no busybox, or no room.
+    pub fn running(script: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let busybox = std::fs::read(BUSYBOX).with_context(|| format!("{BUSYBOX} is needed"))?;
-        let others: Vec<String> = (1..vcpus).map(|cpu| cpu.to_string()).collect();
-        let script = SCRIPT.replace("$OTHERS", &others.join(" "));
         let mut archive = Vec::new();
         for directory in ["dev", "proc", "bin"] {
             member(&mut archive, directory, 0o040_755, (0, 0), &[]);

@@ -318,7 +318,8 @@ impl Worker {
     /// There is none to be had.
     pub async fn connect(&self) -> Result<Client> {
         let identity = Identity::read(&self.keys.join("operator"))?;
-        let spec = ClientSpec { address: Address::Unix { path: self.path("s") }, server_name: None };
+        let spec =
+            ClientSpec { address: Address::Unix { path: self.path("s") }, server_name: None };
         Ok(Client::connect(&spec, &identity).await?)
     }
 

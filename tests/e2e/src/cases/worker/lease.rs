@@ -24,18 +24,17 @@ fn stopped() -> Result<()> {
         [("lease.source", "\"orchestrator\""), ("environments.reservation_lifetime", "\"1s\"")];
     let mut worker = Worker::with(&settings)?;
     let version = worker.register(&Version::tell()?.timeout(4))?;
+    let watch = worker.watch(&["--logs"])?;
     let granted = Instant::now();
     let lease = worker.ask(&GRANT)?;
     // By the worker's clock it began between the question and the answer.
     let began_latest = Instant::now();
     ensure!(lease["state"] == json!("ACTIVE"), "{lease}");
 
-    // One that is idle and one that computes.
-    ensure!(worker.invoke(&version, &json!({}))?.code == 0);
-    let watch = worker.watch(&["--logs"])?;
+    // One that is idle and one that is not, both of which start now: no reservation is given in the lease's second half.
     let event = json!({ "print": "under way", "sleepMs": 60_000 });
-    let idle = worker.spawn(&version, &json!({ "sleepMs": 500 }), &[])?;
     let busy = worker.spawn(&version, &event, &[])?;
+    let idle = worker.spawn(&version, &json!({ "sleepMs": 1500 }), &[])?;
     watch.await_log("under way")?;
     ensure!(idle.answer()?.code == 0);
     worker.signal(Signal::STOP)?;

@@ -31,7 +31,7 @@ fn metrics() -> Result<()> {
     let labels = "account=\"012345678912\",function=\"counted\",version=\"$LATEST\"";
     let metric = |name: &str| worker.metric(&format!("votive_{name}{{{labels}}}"));
     ensure!(metric("concurrent_executions")? == 1.0);
-    ensure!(worker.metric("votive_environments{state=\"busy\"}")? == 1.0);
+    await_metric(&worker, "votive_environments{state=\"busy\"}", 1.0)?;
     let refused = worker.spawn(&version, &json!({}), &["--attempts", "1"])?.refusal()?;
     ensure!(refused.0 == 4, "{refused:?}");
     ensure!(busy.answer()?.code == 0);
@@ -53,11 +53,7 @@ fn metrics() -> Result<()> {
         (String::from("votive_function_versions"), 1.0),
         (String::from("votive_worker_state{state=\"active\"}"), 1.0),
     ] {
-        // Gauges of the worker are those of its last answer to the pulse, a second ago at most.
-        let found = worker.await_some(&series, || {
-            let found = worker.metric(&series)?;
-            Ok((found.to_bits() == f64::to_bits(value)).then_some(found))
-        });
+        let found = await_metric(&worker, &series, value);
         ensure!(found.is_ok(), "{series} is not {value} in\n{text}");
     }
     let all = worker.environments()?;
@@ -67,6 +63,13 @@ fn metrics() -> Result<()> {
     let ended = "votive_environments_ended_total{reason=\"operator-request\"}";
     ensure!(worker.metric(ended)? == 1.0, "{ended}");
     worker.drain()
+}
+
+/// Waits until a series has a value: gauges of the worker are those of its last answer to the pulse, which beats every second.
+fn await_metric(worker: &Worker, series: &str, value: f64) -> Result<()> {
+    worker.await_some(series, || {
+        Ok((worker.metric(series)?.to_bits() == value.to_bits()).then_some(()))
+    })
 }
 
 /// Everything that a tenant entrusts to the worker holds the marker, and everything is logged.
