@@ -12,6 +12,7 @@
 mod config;
 mod document;
 mod entries;
+pub mod fuzz;
 mod layer;
 mod limits;
 mod pax;
@@ -25,7 +26,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use self::entries::{Entries, EntryKind};
+use self::entries::{Entries, EntryKind, Stream};
 use self::layer::LayerReader;
 use self::region::{Head, LiveChunks, Region};
 use self::rootfs::Rootfs;
@@ -246,8 +247,20 @@ impl Flattened {
         let blob = select::open_blob(opened, &layer.digest, layer.size, "layer")?;
         let limit = self.limits.unzipped_bytes;
         let reader = LayerReader::new(blob, layer.compression, limit - self.unpacked, limit);
+        let reader = self.add_entries(number, Entries::new(reader))?;
+        let unpacked = reader.finish(&layer.digest, &layer.unpacked);
+        let failed = |source: io::Error| OciError::Layer { layer: number, source: source.into() };
+        self.unpacked += unpacked.map_err(failed)?;
+        Ok(())
+    }
+
+    /// Reads one layer's tar up to its end; returns what it was read from.
+    fn add_entries<R: Stream>(
+        &mut self,
+        number: usize,
+        mut entries: Entries<R>,
+    ) -> Result<R, OciError> {
         let failed = |source| OciError::Layer { layer: number, source };
-        let mut entries = Entries::new(reader);
         let mut region = Region::new(self.layout);
         let first = self.rootfs.tree.len();
         self.rootfs.begin_layer();
@@ -276,11 +289,9 @@ impl Flattened {
                 at += count as u64;
             }
         }
-        let unpacked = entries.into_source().finish(&layer.digest, &layer.unpacked);
-        self.unpacked += unpacked.map_err(|error| failed(error.into()))?;
         let tree = &self.rootfs.tree;
         region.finish(tree, first, &mut self.places, &mut self.head, &mut self.image)?;
-        Ok(())
+        Ok(entries.into_source())
     }
 
     /// What can be reached in the image so far.

@@ -187,9 +187,11 @@ impl Rootfs {
         let parsed = Name::parse_within(target, DEPTH)
             .map_err(|reason| BadEntry::HardLinkName { target: shown(target), reason })?;
         let (last, above) = parsed.parts().split_last().ok_or_else(missing)?;
+        let folder = self.resolve(parents, true)?.ok_or(BadEntry::Followed)?;
+        // What was there under the new name is gone before the target is sought: it may be the target, or above it.
+        self.take_name(folder, name);
         let there = self.resolve(above, false)?.and_then(|folder| self.child(folder, last));
         let id = there.filter(|id| self.tree.children(*id).is_none()).ok_or_else(missing)?;
-        let folder = self.resolve(parents, true)?.ok_or(BadEntry::Followed)?;
         self.name(folder, name, id)
     }
 
@@ -316,13 +318,18 @@ impl Rootfs {
         if id.index() >= self.first {
             self.own_links[id.index()] += 1;
         }
+        self.take_name(folder, name);
         let children = self.tree.children_mut(folder).expect("names are resolved to folders");
-        if let Some(before) = children.insert(name.into(), id)
-            && before.index() >= self.first
-        {
+        children.insert(name.into(), id);
+        Ok(())
+    }
+
+    /// Takes a name away, if it is there.
+    fn take_name(&mut self, folder: InodeId, name: &str) {
+        let before = self.tree.children_mut(folder).and_then(|children| children.remove(name));
+        if let Some(before) = before.filter(|id| id.index() >= self.first) {
             self.own_links[before.index()] = self.own_links[before.index()].saturating_sub(1);
         }
-        Ok(())
     }
 
     fn list(&mut self, folder: InodeId, name: &str) -> Result<(), BadEntry> {

@@ -122,7 +122,7 @@ fn owners_times_and_attributes_are_kept() {
         ("mtime", b"1234.5"),
     ];
     let long = "n".repeat(200);
-    let tar = Tar::new().pax(&xattrs).file_of("a", 0o104_755, 1000, 70_000, 99, b"x");
+    let tar = Tar::new().pax(&xattrs).file_of("a", 0o104_755, (1000, 70_000), 99, b"x");
     let tar = tar.file(&format!("{long}/{long}"), b"long").link("l", &"t".repeat(300));
     let layout = LayoutFolder::new([Blob::gzip(tar.bytes())]);
     let image = made(&layout.source()).unwrap();

@@ -64,6 +64,9 @@ fn links_cannot_name_what_is_not_there_or_lies_outside() {
     ] {
         check(Tar::new().folder("d").raw(b"l", b'1', target, b""), expect);
     }
+    // The name that a hard link takes is free before its target is sought.
+    check(Tar::new().file("a", b"").hard_link("a", "a"), "which is no file that came before");
+    check(Tar::new().file("a/b", b"").hard_link("a", "a/b"), "which is no file that came before");
     check(Tar::new().raw(b"l", b'2', b"", b""), "is a symbolic link whose target");
     check(Tar::new().raw(b"l", b'2', b"\xff", b""), "is no path");
     // Where a link leads is the guest's affair; what the host resolves stays in the tree.

@@ -26,15 +26,14 @@ impl Tar {
     }
 
     pub(in crate::oci) fn file(self, name: &str, content: &[u8]) -> Tar {
-        self.file_of(name, 0o644, 0, 0, 1000, content)
+        self.file_of(name, 0o644, (0, 0), 1000, content)
     }
 
     pub(in crate::oci) fn file_of(
         mut self,
         name: &str,
         mode: u32,
-        user: u64,
-        group: u64,
+        (user, group): (u64, u64),
         time: u64,
         content: &[u8],
     ) -> Tar {

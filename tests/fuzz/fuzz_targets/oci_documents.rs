@@ -1,0 +1,5 @@
+//! The JSON documents of a container image.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| votive_artifact::oci::fuzz::documents(data));
