@@ -18,6 +18,7 @@ use crate::limits::{INIT_TIMEOUT_DEFAULT_S, MEMORY_DEFAULT_MB, TIMEOUT_DEFAULT_S
 use crate::report::LogFormat;
 use crate::run::{Code, Interrupts, RunEnd, RunError, RunSpec, is_function_fault, run};
 
+mod image;
 mod keys;
 pub(crate) mod remote;
 mod shown;
@@ -69,6 +70,8 @@ enum Command {
     Doctor(DoctorArguments),
     /// Make certificates for a worker and its callers
     Keys(keys::KeysArguments),
+    /// Make encrypted artifacts of ZIPs and container images, and look after the store that they are in
+    Image(image::ImageArguments),
     #[command(flatten)]
     Remote(remote::RemoteCommand),
 }
@@ -186,6 +189,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run_command(&arguments),
         Command::Doctor(arguments) => doctor_command(&arguments),
         Command::Keys(arguments) => keys::run(&arguments),
+        Command::Image(arguments) => image::run(&arguments),
         Command::Remote(command) => remote_command(command),
     };
     ExitCode::from(code)

@@ -4,7 +4,7 @@
 //! then on a read in it is a mistake of whoever decided what is needed, and raises an alarm; while there is an alarm, nothing is
 //! deleted. An operator who has copied what was missing clears it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand;
@@ -16,6 +16,7 @@ use crate::keys::{KeyError, KeyService};
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, RootId};
 use crate::seal::{ARTIFACT_BYTES_MAX, Artifact, ArtifactError, SecretError};
 use crate::store::root::{Root, RootError, RootState};
+use crate::store::upload::{INDEX_BYTES_MAX, IndexEntry};
 use crate::store::{Store, StoreError};
 
 /// How long a root stays after it expired at the least: until each reader has asked for its state again, and a day for someone to see
@@ -89,6 +90,13 @@ pub struct Collected {
     pub bytes: u64,
 }
 
+impl Collected {
+    fn add(&mut self, more: Collected) {
+        self.objects += more.objects;
+        self.bytes += more.bytes;
+    }
+}
+
 /// A root's state in words.
 #[must_use]
 pub fn name(state: RootState) -> &'static str {
@@ -157,6 +165,7 @@ pub async fn migrate(
     let active = roots.iter().rev().find(|root| root.state == RootState::Active);
     let Some(active) = active.map(|root| root.id) else { return Ok(Collected::default()) };
     let mut copied = Collected::default();
+    let mut moved: BTreeMap<RootId, BTreeSet<&str>> = BTreeMap::new();
     for identity in identities {
         let mut found = None;
         for root in roots.iter().rev() {
@@ -168,9 +177,32 @@ pub async fn migrate(
         }
         let from = found.ok_or_else(|| GcError::NoArtifact { identity: identity.clone() })?;
         if from != active {
-            let more = copy_artifact(store, (from, active), identity, dry_run).await?;
-            copied.objects += more.objects;
-            copied.bytes += more.bytes;
+            copied.add(copy_artifact(store, (from, active), identity, dry_run).await?);
+            moved.entry(from).or_default().insert(identity.as_str());
+        }
+    }
+    for (from, identities) in moved {
+        copied.add(copy_index(store, (from, active), &identities, dry_run).await?);
+    }
+    Ok(copied)
+}
+
+/// Copies what the index has about artifacts, so that they are not made anew.
+async fn copy_index(
+    store: &Store,
+    (from, to): (RootId, RootId),
+    identities: &BTreeSet<&str>,
+    dry_run: bool,
+) -> Result<Collected, GcError> {
+    let mut copied = Collected::default();
+    for (path, _) in store.list(&store.root_path(from).join("index")).await? {
+        let bytes = store.get(&path, INDEX_BYTES_MAX).await?;
+        let entry = IndexEntry::parse(&bytes);
+        let wanted = entry.is_some_and(|entry| identities.contains(entry.identity.as_str()));
+        let (true, Some(name)) = (wanted, path.filename()) else { continue };
+        copied.add(Collected { objects: 1, bytes: bytes.len() as u64 });
+        if !dry_run {
+            store.put_new(&store.root_path(to).join("index").join(name), bytes).await?;
         }
     }
     Ok(copied)

@@ -191,6 +191,14 @@ pub fn image(source: &OciSource, folder: &Path, limits: &Limits) -> Result<Image
     image_laid_out(source, folder, limits, OciLayout::default())
 }
 
+/// The digest of the manifest that [`image`] would make an image of: whoever has made it before need not read its layers.
+///
+/// # Errors
+/// [`OciError`]
+pub fn manifest_digest(source: &OciSource) -> Result<Digest, OciError> {
+    select::image_of(&Layout::open(source)?, source).map(|(digest, ..)| digest)
+}
+
 /// As [`image`], with another layout of the same files.
 ///
 /// # Errors

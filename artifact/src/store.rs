@@ -28,6 +28,7 @@ use crate::manifest::RootId;
 
 pub mod root;
 pub mod upload;
+pub mod verify;
 
 /// How long one request may take, retries by the store's client included. A guest's read waits for it.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);

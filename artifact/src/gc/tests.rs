@@ -36,7 +36,7 @@ async fn half_migrated(world: &World) -> (Root, [Stored; 2]) {
     let before = world.objects().await.len();
     let copied = migrate(&world.store, &live, false).await.unwrap();
     assert_eq!(planned, copied);
-    assert_eq!((copied.objects, world.objects().await.len() - before), (4, 4));
+    assert_eq!((copied.objects, world.objects().await.len() - before), (5, 5));
     assert_eq!(migrate(&world.store, &live, false).await.unwrap(), Collected::default());
     (old, [lost, kept])
 }
@@ -56,6 +56,8 @@ async fn what_is_needed_survives_its_root() {
     assert_eq!(delete(&world.store, old.id, STATE_AGE_MAX, false).await.unwrap(), would);
     assert_eq!(world.store.list(&world.store.root_path(old.id)).await.unwrap(), []);
     assert!(load(&world, &kept).await == chunk(4));
+    let again = world.upload(&spec("kept", Method::ServiceKey), &[4, 0, 5]).await.unwrap();
+    assert_eq!((again.manifest, again.stored_bytes), (kept.manifest, 0), "it is not made anew");
     let gone = delete(&world.store, old.id, STATE_AGE_MAX, false).await.unwrap_err();
     assert!(matches!(gone, GcError::NoRoot { .. }), "{gone}");
 }

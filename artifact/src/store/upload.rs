@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::chunk::{CHUNK_BYTES, ZeroMap, chunks_of, is_zero, read_chunk};
 use crate::digest::{Digest, Hasher};
 use crate::keys::{Context, KeyError, KeyService};
-use crate::limits::{CONFIG_BYTES_MAX, WRAPPED_KEY_MAX};
+use crate::limits::{CONFIG_BYTES_MAX, NAME_TEXT_MAX, WRAPPED_KEY_MAX};
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, RootId, ScopeId};
 use crate::seal::{
     ARTIFACT_BYTES_MAX, Artifact, ArtifactError, ImageKey, KeyTable, Method, Salt, Secret, is_name,
@@ -27,6 +27,9 @@ use crate::store::{Store, StoreError};
 /// Chunks that are sealed or on their way at once: 8 MiB of memory, and enough to hide what a request to S3 takes (36 ms) at
 /// the speed of a disk.
 const IN_FLIGHT: usize = 16;
+
+/// The most bytes of an entry of the index: a digest, a space, an identity.
+pub(crate) const INDEX_BYTES_MAX: usize = 65 + NAME_TEXT_MAX;
 
 /// What becomes of an image.
 #[derive(Clone, Debug)]
@@ -161,12 +164,14 @@ impl Uploader {
         check(spec)?;
         let identity = identity(spec);
         let path = self.index_path(spec, &identity);
-        let id = match self.store.get(&path, 64).await {
-            Ok(text) => digest_text(&text).ok_or(UploadError::Damaged { what: "index" })?,
+        let id = match self.store.get(&path, INDEX_BYTES_MAX).await {
+            Ok(text) => {
+                let entry = IndexEntry::parse(&text);
+                entry.ok_or(UploadError::Damaged { what: "index" })?.manifest
+            }
             Err(StoreError::NotFound { .. }) => {
-                let artifact = self.store.artifact_path(self.root.id, &identity);
-                // By itself it is either an upload's that was interrupted just before its index, which going on finds out.
-                let interrupted = self.store.exists(&artifact).await? && spec.identity.is_some();
+                // An artifact by itself is an upload's that was interrupted just before its index: going on finds that out.
+                let interrupted = spec.identity.is_some();
                 return if interrupted { self.reconcile(spec, &identity).await } else { Ok(None) };
             }
             Err(error) => return Err(error.into()),
@@ -249,7 +254,8 @@ impl Uploader {
         let keys = sealer.table_keys(sealed.keys);
         let table = KeyTable::new(&keys, &spec.config);
         stored.stored_bytes += self.store_artifact(spec, &identity, id, &table).await?;
-        self.put(&self.index_path(spec, &identity), id.to_string().into_bytes()).await?;
+        let entry = IndexEntry { manifest: id, identity: identity.clone() };
+        self.put(&self.index_path(spec, &identity), entry.encode()).await?;
         if matches!(*sealer, Sealer::Whole(_)) {
             self.store.delete(&self.upload_path(spec, &identity)).await?;
         }
@@ -490,8 +496,23 @@ fn spec_digest(spec: &UploadSpec, identity: &[u8]) -> Digest {
     Digest::of_parts(&parts)
 }
 
-fn digest_text(bytes: &[u8]) -> Option<Digest> {
-    std::str::from_utf8(bytes).ok()?.parse().ok()
+/// What the index has for a source: the artifact that was made of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IndexEntry {
+    pub(crate) manifest: Digest,
+    pub(crate) identity: String,
+}
+
+impl IndexEntry {
+    fn encode(&self) -> Vec<u8> {
+        format!("{} {}", self.manifest, self.identity).into_bytes()
+    }
+
+    pub(crate) fn parse(bytes: &[u8]) -> Option<IndexEntry> {
+        let (manifest, identity) = std::str::from_utf8(bytes).ok()?.split_once(' ')?;
+        let manifest = manifest.parse().ok()?;
+        is_name(identity).then(|| IndexEntry { manifest, identity: identity.to_owned() })
+    }
 }
 
 fn digest_of(image: &File, image_bytes: u64) -> io::Result<Digest> {
