@@ -284,13 +284,16 @@ fn parse(text: &str) -> Result<Vec<Figure>> {
 }
 
 fn print_table(figures: &[Figure]) {
-    println!("{:34} {:13} {:>14} {:>14} {:>14}  unit", "bench", "subject", "min", "median", "max");
+    println!("{:34} {:20} {:>14} {:>14} {:>14}  unit", "bench", "subject", "min", "median", "max");
     for figure in figures {
-        let number = |value: f64| {
-            if figure.unit == "ms" { format!("{value:.2}") } else { format!("{value:.0}") }
+        let number = |value: f64| match value {
+            _ if figure.unit == "ms" => format!("{value:.2}"),
+            // Exits of one invocation, averaged.
+            ..100.0 => format!("{value:.1}"),
+            _ => format!("{value:.0}"),
         };
         println!(
-            "{:34} {:13} {:>14} {:>14} {:>14}  {}",
+            "{:34} {:20} {:>14} {:>14} {:>14}  {}",
             figure.bench,
             figure.subject,
             number(figure.min),
