@@ -5,8 +5,18 @@ use crate::rootfs::recipe::Recipe;
 use crate::workspace;
 
 /// What every Debian has.
-const ESSENTIAL: &[&str] =
-    &["apt-get", "cp", "dpkg-deb", "dpkg-query", "gzip", "mkfifo", "sh", "tar", "unshare"];
+const ESSENTIAL: &[&str] = &[
+    "apt-get",
+    "cp",
+    "dpkg-deb",
+    "dpkg-query",
+    "gzip",
+    "mkfifo",
+    "sh",
+    "tar",
+    "timeout",
+    "unshare",
+];
 
 /// Programs that are looked for before they are started, each with another way where they are missing.
 const OPTIONAL: &[&str] = &["sudo", "cargo", "cargo-deny", "cargo-nextest"];
