@@ -110,7 +110,7 @@ pub struct Capacity {
     /// The most environments of one function version that names no limit of its own: 1 to 10000.
     pub environments_per_function_version: u32,
     /// The most microVMs that boot at once: 1 to 10000. Further ones wait for their turn, so that a burst of starts takes no longer
-    /// than one after another would. Without it, two for each processor.
+    /// than one after another would, and one turn is kept for environments that a caller waits for. Without it, two for each processor.
     pub boots: Option<u32>,
 }
 

@@ -122,7 +122,6 @@ pub fn diagnose(images: &Images) -> Diagnosis {
     let (kind, reason) = judge(&probe, &cpuinfo);
     let mut findings = vec![kvm_finding(kind, &reason)];
     findings.push(images_finding(images));
-    findings.push(mkfs_finding());
     findings.push(memory_finding());
     findings.push(cgroup_finding());
     Diagnosis { kind, reason, findings }
@@ -256,24 +255,6 @@ fn images_finding(images: &Images) -> Finding {
     };
     let fix = (!ok).then(|| String::from("cargo xtask image, or name a folder with --images"));
     Finding { subject: "images", ok, text, fix }
-}
-
-fn mkfs_finding() -> Finding {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .map(|folder| folder.join("mkfs.erofs"))
-        .find(|file| file.is_file());
-    match found {
-        Some(file) => {
-            Finding { subject: "mkfs.erofs", ok: true, text: file.display().to_string(), fix: None }
-        }
-        None => Finding {
-            subject: "mkfs.erofs",
-            ok: false,
-            text: String::from("it is not in PATH; no image can be made of a ZIP"),
-            fix: Some(String::from("apt-get install erofs-utils")),
-        },
-    }
 }
 
 /// The least memory that a function of 128 MB and its VMM want, in MiB.

@@ -12,6 +12,7 @@ use votive_protocol::InvocationId;
 
 pub(crate) mod actor;
 pub mod api;
+mod boots;
 pub mod config;
 pub mod core;
 pub mod errors;

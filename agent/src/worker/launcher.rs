@@ -12,7 +12,7 @@ use votive_protocol::limits::MOUNTS_MAX;
 use crate::clock::{BootTime, Moment};
 use crate::function::Function;
 use crate::microvm::{MicrovmControl, MicrovmEnd};
-use crate::worker::api::{EnvironmentId, FunctionVersionSpec, RegisterError};
+use crate::worker::api::{EnvironmentId, FunctionVersionSpec, Initialization, RegisterError};
 use crate::worker::registry::{Version, VersionImages};
 
 /// Makes function versions ready, and starts microVMs for them.
@@ -38,6 +38,8 @@ pub trait Launcher: Send + Sync + 'static {
 pub struct LaunchOrder {
     /// The environment that it is for.
     pub environment: EnvironmentId,
+    /// Why it is started: a caller waits for it, or nobody does yet.
+    pub initialization: Initialization,
     /// The function.
     pub function: Arc<Function>,
     /// Its images.

@@ -1,13 +1,10 @@
 //! The launcher of real microVMs.
 
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::timeout;
 use votive_protocol::limits::MOUNTS_MAX;
 use votive_protocol::{FileSystem, Mount, MountTarget};
 
@@ -15,10 +12,11 @@ use crate::causes::with_causes;
 use crate::cgroup::{CgroupSpec, Cgroups, CpuMax, EnvironmentCgroup};
 use crate::function::{Function, FunctionSpec};
 use crate::images::Images;
-use crate::limits::{BOOT_TIMEOUT, LAYERS_MAX, PACKING_AT_ONCE, SCRATCH_MIN_MB};
+use crate::limits::{LAYERS_MAX, PACKING_AT_ONCE, SCRATCH_MIN_MB};
 use crate::microvm::{Disk, Microvm, MicrovmSpec, Spawned};
 use crate::scratch;
 use crate::worker::api::{CodeSource, FunctionVersionSpec, RegisterError};
+use crate::worker::boots::Boots;
 use crate::worker::launcher::{CpuShare, LaunchError, LaunchOrder, Launched, Launcher};
 use crate::worker::registry::{Version, VersionImages};
 use crate::worker::store::{Packed, Store, StoreError, together};
@@ -30,7 +28,7 @@ pub struct MicrovmLauncher {
     cgroups: Option<Cgroups>,
     store: Store,
     packing: Semaphore,
-    booting: Arc<Semaphore>,
+    boots: Boots,
 }
 
 impl MicrovmLauncher {
@@ -46,8 +44,8 @@ impl MicrovmLauncher {
         state_dir: &Path,
     ) -> std::io::Result<Self> {
         let store = Store::open(state_dir)?;
-        let booting = Arc::new(Semaphore::new(boots.min(Semaphore::MAX_PERMITS)));
-        Ok(Self { images, cgroups, store, packing: Semaphore::new(PACKING_AT_ONCE), booting })
+        let (boots, packing) = (Boots::new(boots), Semaphore::new(PACKING_AT_ONCE));
+        Ok(Self { images, cgroups, store, packing, boots })
     }
 }
 
@@ -78,7 +76,7 @@ impl Launcher for MicrovmLauncher {
     }
 
     async fn launch(&self, order: LaunchOrder) -> Result<Launched, LaunchError> {
-        let turn = Arc::clone(&self.booting).acquire_owned().await;
+        let turn = self.boots.turn(order.initialization).await;
         let turn = turn.map_err(|error| LaunchError(error.to_string()))?;
         let (images, cgroups) = (self.images.clone(), self.cgroups.clone());
         let prepared = tokio::task::spawn_blocking(move || {
@@ -90,11 +88,8 @@ impl Launcher for MicrovmLauncher {
         let (spec, group) = prepared?;
         let mounts = mounts(spec.disks.len() > DISKS_WITHOUT_LAYERS);
         let spawned = Microvm::spawn(spec).map_err(|error| LaunchError(with_causes(&error)))?;
-        let heard = heard(&spawned.link).map_err(|error| LaunchError(error.to_string()))?;
-        tokio::spawn(async move {
-            heard.await;
-            drop(turn);
-        });
+        let heard = turn.until_heard(&spawned.link);
+        tokio::spawn(heard.map_err(|error| LaunchError(error.to_string()))?);
         let launched = launched(spawned, mounts);
         Ok(match group {
             Some(group) => launched.in_group(group),
@@ -108,17 +103,6 @@ impl Launcher for MicrovmLauncher {
             self.store.forget(layers);
         }
     }
-}
-
-/// Waits until a guest has booted: it says something, or its end of the link is closed because it is gone.
-fn heard(link: &UnixStream) -> std::io::Result<impl Future<Output = ()> + Send + use<>> {
-    // Another descriptor of the same socket: what is there to be read stays there.
-    let link = link.as_fd().try_clone_to_owned()?;
-    let link = UnixStream::from_std(link.into())?;
-    Ok(async move {
-        // Whatever comes of it, the next one's turn comes.
-        let _ = timeout(BOOT_TIMEOUT, link.readable()).await;
-    })
 }
 
 /// Runtime, code, scratch.
@@ -265,6 +249,3 @@ fn tell(set: std::io::Result<()>) {
         tracing::debug!(%error, "a microVM's share of the processors was not set");
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -352,6 +352,7 @@ impl<L: Launcher> Service<L> {
         tracing::info!(environment = %id, version = %creation.version, reason = creation.reason.name(), "an environment is made");
         let order = LaunchOrder {
             environment: id,
+            initialization: creation.initialization,
             function: Arc::clone(&version.function),
             images: Arc::clone(&version.images),
             deadline: Some(creation.deadline),
