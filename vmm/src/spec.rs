@@ -10,9 +10,13 @@ use std::str::FromStr;
 
 use crate::descriptor::FileRef;
 use crate::limits::{
-    DEFAULT_DISK_TIMEOUT_MS, MAX_CMDLINE_BYTES, MAX_DISK_TIMEOUT_MS, MAX_DISKS, MAX_MEMORY_MIB,
-    MAX_SOCKET_PATH_BYTES, MAX_VCPUS, MAX_VSOCK_PORTS, MIN_MEMORY_MIB, SHOWN_VALUE_CHARS,
+    MAX_CMDLINE_BYTES, MAX_DISKS, MAX_MEMORY_MIB, MAX_SOCKET_PATH_BYTES, MAX_VCPUS,
+    MAX_VSOCK_PORTS, MIN_MEMORY_MIB, SHOWN_VALUE_CHARS,
 };
+
+mod disk;
+
+pub use self::disk::{DiskSpec, LazyDiskSpec};
 
 /// What `--help` prints.
 pub const HELP: &str = "\
@@ -149,28 +153,6 @@ pub enum KernelMemory {
     Copied,
 }
 
-/// One disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskSpec {
-    /// Its backing file.
-    pub file: FileRef,
-    /// Whether the guest may only read it.
-    pub read_only: bool,
-    /// Where its chunks come from, if they come on demand; only if it is `read_only`.
-    pub lazy: Option<LazyDiskSpec>,
-}
-
-/// Where the chunks of a disk come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LazyDiskSpec {
-    /// The descriptor of the table of chunks.
-    pub presence: RawFd,
-    /// The descriptor of the connected socket on which chunks are asked for.
-    pub requests: RawFd,
-    /// How long a read may wait, 1 to [`MAX_DISK_TIMEOUT_MS`].
-    pub timeout_ms: u32,
-}
-
 /// The vsock device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VsockSpec {
@@ -245,10 +227,6 @@ const KERNEL_MEMORY_ALLOWED: &str = "demand, mapped, copied";
 const VCPUS_ALLOWED: &str = "1 to 32";
 const MEMORY_ALLOWED: &str = "128 to 10752";
 const CMDLINE_ALLOWED: &str = "printable ASCII, 1500 bytes at most";
-const DISK_ALLOWED: &str = "path=FILE[,readonly][,presence=fd:N,requests=fd:M[,timeout-ms=T]], presence only with \
-                            readonly and requests";
-const DISK_FD_ALLOWED: &str = "fd:N with N from 3 to 1048575";
-const DISK_TIMEOUT_ALLOWED: &str = "1 to 600000";
 const DISKS_ALLOWED: &str = "at most 8 disks";
 const VSOCK_ALLOWED: &str = "cid=N[,path=SOCKET][,port=P:fd:M]...";
 const CID_ALLOWED: &str = "3 to 4294967294";
@@ -272,7 +250,6 @@ const MAX_PID: u32 = 1 << 22;
 // The texts above name these numbers.
 const _: () = assert!(MAX_VCPUS == 32 && MIN_MEMORY_MIB == 128 && MAX_MEMORY_MIB == 10_752);
 const _: () = assert!(MAX_DISKS == 8 && MAX_VSOCK_PORTS == 16 && MAX_SOCKET_PATH_BYTES == 96);
-const _: () = assert!(MAX_DISK_TIMEOUT_MS == 600_000 && DEFAULT_DISK_TIMEOUT_MS == 30_000);
 const _: () = assert!(MAX_CMDLINE_TEXT_BYTES < MAX_CMDLINE_BYTES - 500);
 
 impl VmSpec {
@@ -364,7 +341,7 @@ impl VmSpec {
             vcpus: vcpus as u8,
             memory_bytes: u64::from(memory_mib) << 20,
             cmdline: cmdline(self.cmdline.unwrap_or_default())?,
-            disks: self.disks.iter().map(|text| disk(text)).collect::<Result<_, _>>()?,
+            disks: self.disks.iter().map(|text| disk::read(text)).collect::<Result<_, _>>()?,
             vsock: self.vsock.as_deref().map(vsock).transpose()?,
             rng: self.rng.unwrap_or(true),
             console: self.console.as_deref().map(console).transpose()?,
@@ -542,45 +519,6 @@ fn deadline(text: &str) -> Result<u64, SpecError> {
     decimal::<u64>(text)
         .filter(|nanoseconds| (1..=MAX_DEADLINE_NS).contains(nanoseconds))
         .ok_or_else(|| wrong("deadline", text, DEADLINE_ALLOWED))
-}
-
-fn disk(text: &str) -> Result<DiskSpec, SpecError> {
-    let mut read_only = false;
-    let [mut path, mut presence, mut requests, mut timeout] = [None; 4];
-    for part in text.split(',') {
-        let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        let place = match name {
-            "path" => &mut path,
-            "presence" => &mut presence,
-            "requests" => &mut requests,
-            "timeout-ms" => &mut timeout,
-            _ if part == "readonly" && !read_only => {
-                read_only = true;
-                continue;
-            }
-            _ => return Err(wrong("disk", text, DISK_ALLOWED)),
-        };
-        if place.replace(value).is_some() || !part.contains('=') {
-            return Err(wrong("disk", text, DISK_ALLOWED));
-        }
-    }
-    let fd = |field, text: &str| {
-        let fd = text.strip_prefix("fd:").and_then(descriptor);
-        fd.ok_or_else(|| wrong(field, text, DISK_FD_ALLOWED))
-    };
-    let milliseconds =
-        |text: &str| number("disk timeout-ms", text, 1, MAX_DISK_TIMEOUT_MS, DISK_TIMEOUT_ALLOWED);
-    let lazy = match (presence, requests) {
-        (Some(presence), Some(requests)) if read_only => Some(LazyDiskSpec {
-            presence: fd("disk presence", presence)?,
-            requests: fd("disk requests", requests)?,
-            timeout_ms: timeout.map_or(Ok(DEFAULT_DISK_TIMEOUT_MS), milliseconds)?,
-        }),
-        (None, None) if timeout.is_none() => None,
-        _ => return Err(wrong("disk", text, DISK_ALLOWED)),
-    };
-    let path = path.ok_or_else(|| wrong("disk", text, DISK_ALLOWED))?;
-    Ok(DiskSpec { file: file("disk path", path, FILE_ALLOWED)?, read_only, lazy })
 }
 
 fn vsock(text: &str) -> Result<VsockSpec, SpecError> {

@@ -117,6 +117,13 @@ impl Rig {
 
     /// Offers a request without letting the device work.
     fn offer(&mut self, kind: u32, sector: u64, data: &[Buffer]) -> Offered {
+        let it = self.offer_silently(kind, sector, data);
+        self.driver.kick(0);
+        it
+    }
+
+    /// Offers a request without a notification.
+    fn offer_silently(&mut self, kind: u32, sector: u64, data: &[Buffer]) -> Offered {
         let mut it = Offered { number: self.offered, head: 0 };
         self.offered += 1;
         let mut header = Vec::new();
@@ -129,7 +136,6 @@ impl Rig {
         chain.extend(data);
         chain.push(writable(it.status(), 1));
         it.head = u32::from(self.driver.offer(0, &chain));
-        self.driver.kick(0);
         it
     }
 
@@ -225,6 +231,33 @@ fn a_read_of_an_absent_chunk_waits_for_it_and_the_queue_goes_on() {
     let again = rig.read(CHUNK, 8);
     rig.assert_read(again, &[2; 4096]);
     assert!(rig.asked().is_empty());
+}
+
+#[test]
+fn a_driver_that_notifies_and_is_interrupted_only_where_it_must_be_is_not_forgotten() {
+    let mut rig = rig(6);
+    let offered = rig.driver.offered();
+    assert!(rig.driver.start(offered));
+    rig.driver.run(0);
+    let mut used = 0;
+    for chunk in 0..6 {
+        let it = rig.offer_silently(IN, chunk * CHUNK, &[writable(HIGH, 512)]);
+        rig.driver.kick_if_wanted(0, 1);
+        rig.driver.run(0);
+        assert_eq!(u64::from(rig.asked()[0]), chunk);
+        // Every other one waits on while the next ones come.
+        if chunk % 2 == 0 {
+            rig.driver.set_used_event(0, used);
+            rig.bring(chunk as u32);
+            used += 1;
+            assert_eq!((rig.driver.interrupts(), rig.used()), (1, vec![(it.head, 513)]));
+        }
+    }
+    rig.driver.set_used_event(0, used + 1);
+    rig.bring(1);
+    assert_eq!((rig.driver.interrupts(), rig.used().len()), (0, 1));
+    rig.bring(5);
+    assert_eq!((rig.driver.interrupts(), rig.used().len()), (1, 1));
 }
 
 #[test]

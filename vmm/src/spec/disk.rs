@@ -1,0 +1,77 @@
+//! `--disk`: a file, and where its chunks come from if they come on demand.
+
+use std::os::fd::RawFd;
+
+use super::{FILE_ALLOWED, SpecError, descriptor, file, number, wrong};
+use crate::descriptor::FileRef;
+use crate::limits::{DEFAULT_DISK_TIMEOUT_MS, MAX_DISK_TIMEOUT_MS};
+
+const DISK_ALLOWED: &str = "path=FILE[,readonly][,presence=fd:N,requests=fd:M[,timeout-ms=T]], presence only with \
+                            readonly and requests";
+const DISK_FD_ALLOWED: &str = "fd:N with N from 3 to 1048575";
+const DISK_TIMEOUT_ALLOWED: &str = "1 to 600000";
+
+// The texts here and in `--help` name these numbers.
+const _: () = assert!(MAX_DISK_TIMEOUT_MS == 600_000 && DEFAULT_DISK_TIMEOUT_MS == 30_000);
+
+/// One disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// Its backing file.
+    pub file: FileRef,
+    /// Whether the guest may only read it.
+    pub read_only: bool,
+    /// Where its chunks come from, if they come on demand; only if it is `read_only`.
+    pub lazy: Option<LazyDiskSpec>,
+}
+
+/// Where the chunks of a disk come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LazyDiskSpec {
+    /// The descriptor of the table of chunks.
+    pub presence: RawFd,
+    /// The descriptor of the connected socket on which chunks are asked for.
+    pub requests: RawFd,
+    /// How long a read may wait, 1 to [`MAX_DISK_TIMEOUT_MS`].
+    pub timeout_ms: u32,
+}
+
+/// Reads one disk.
+pub(super) fn read(text: &str) -> Result<DiskSpec, SpecError> {
+    let mut read_only = false;
+    let [mut path, mut presence, mut requests, mut timeout] = [None; 4];
+    for part in text.split(',') {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let place = match name {
+            "path" => &mut path,
+            "presence" => &mut presence,
+            "requests" => &mut requests,
+            "timeout-ms" => &mut timeout,
+            _ if part == "readonly" && !read_only => {
+                read_only = true;
+                continue;
+            }
+            _ => return Err(wrong("disk", text, DISK_ALLOWED)),
+        };
+        if place.replace(value).is_some() || !part.contains('=') {
+            return Err(wrong("disk", text, DISK_ALLOWED));
+        }
+    }
+    let fd = |field, text: &str| {
+        let fd = text.strip_prefix("fd:").and_then(descriptor);
+        fd.ok_or_else(|| wrong(field, text, DISK_FD_ALLOWED))
+    };
+    let milliseconds =
+        |text: &str| number("disk timeout-ms", text, 1, MAX_DISK_TIMEOUT_MS, DISK_TIMEOUT_ALLOWED);
+    let lazy = match (presence, requests) {
+        (Some(presence), Some(requests)) if read_only => Some(LazyDiskSpec {
+            presence: fd("disk presence", presence)?,
+            requests: fd("disk requests", requests)?,
+            timeout_ms: timeout.map_or(Ok(DEFAULT_DISK_TIMEOUT_MS), milliseconds)?,
+        }),
+        (None, None) if timeout.is_none() => None,
+        _ => return Err(wrong("disk", text, DISK_ALLOWED)),
+    };
+    let path = path.ok_or_else(|| wrong("disk", text, DISK_ALLOWED))?;
+    Ok(DiskSpec { file: file("disk path", path, FILE_ALLOWED)?, read_only, lazy })
+}
