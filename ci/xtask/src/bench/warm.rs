@@ -87,7 +87,7 @@ fn on_host(
         std::os::unix::fs::symlink(path, home.join(name))?;
     }
     let script = script(plan, &home.display().to_string(), "--wall");
-    let figures = parse(&subprocess::output(Command::new("/bin/sh").args(["-c", &script]))?)?;
+    let figures = parse(&subprocess::output(Command::new("sh").args(["-c", &script]))?)?;
     step.done("done");
     Ok(figures)
 }
