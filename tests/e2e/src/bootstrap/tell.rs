@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -12,14 +12,21 @@ use super::{Request, Response, expect_accepted, fill_memory};
 
 /// Invocations of this runtime.
 static INVOCATIONS: AtomicU64 = AtomicU64::new(0);
-/// Turns of the thread that [`spin`] starts.
+/// Turns of the thread that [`spin`] starts, and the longest time from one turn to the next by the guest's clock, in ms.
 static SPINS: AtomicU64 = AtomicU64::new(0);
+static LONGEST_GAP_MS: AtomicU64 = AtomicU64::new(0);
 
-/// Begins work in the background that never ends: whatever processor time the guest gets shows in the count.
+/// Begins work in the background that never ends: whatever processor time the guest gets shows in the count, and for how long
+/// it got none in the longest gap.
 pub(super) fn spin() {
     std::thread::spawn(|| {
+        let mut last = Instant::now();
         loop {
+            let now = Instant::now();
+            let gap = now.duration_since(last).as_millis() as u64;
+            LONGEST_GAP_MS.fetch_max(gap, Ordering::Relaxed);
             SPINS.fetch_add(1, Ordering::Relaxed);
+            last = now;
         }
     });
 }
@@ -61,6 +68,7 @@ pub(super) fn invoke(id: &str, next: &Response) -> Result<Option<u8>> {
         "stream": variable("AWS_LAMBDA_LOG_STREAM_NAME"),
         "echo": event["echo"],
         "spins": { "before": before, "after": SPINS.load(Ordering::Relaxed) },
+        "longestGapMs": LONGEST_GAP_MS.load(Ordering::Relaxed),
         "busyTicks": busy_ticks(),
         "upMs": up_ms(),
         "tmp": names("/tmp"),
