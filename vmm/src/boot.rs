@@ -152,7 +152,7 @@ pub fn boot(
     registers::configure(&vcpus, &host, &ram, kernel.entry)?;
 
     let loading = filling.start(&mut ram, &exit)?;
-    let gate = files.control.is_some().then(|| gate(&vcpus)).transpose()?;
+    let gate = files.control.as_ref().map(|control| gate(&vcpus, control)).transpose()?;
     let bus = Bus::new(marks, attached.ioapic, attached.console, attached.windows, loading);
     let bus = Arc::new(bus);
     let vcpu =
@@ -166,10 +166,11 @@ pub fn boot(
 }
 
 /// What all vCPUs wait at when the control channel says so.
-fn gate(vcpus: &[VcpuFd]) -> Result<Arc<Gate>, BootError> {
+fn gate(vcpus: &[VcpuFd], control: &ControlSocket) -> Result<Arc<Gate>, BootError> {
     signals::let_kicks_through().map_err(BootError::Pause)?;
     let flags: io::Result<Vec<_>> = vcpus.iter().map(ImmediateExit::of).collect();
-    flags.and_then(Gate::new).map(Arc::new).map_err(BootError::Pause)
+    let gate = flags.and_then(|flags| Gate::new(flags, control.answerer()));
+    gate.map(Arc::new).map_err(BootError::Pause)
 }
 
 /// How guest memory gets its first bytes.

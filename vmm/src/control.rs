@@ -3,6 +3,9 @@
 //! `p` pauses, `r` resumes, any other byte is answered with `?`. What is so already is answered at once. One command is read
 //! at a time, and the next only when the one before it has been answered, so that a peer that writes and never reads holds up
 //! itself alone. The peer's end of the channel is the end of the machine: nobody is left to ask for one.
+//!
+//! A pause that takes a moment is answered by the thread of the vCPU that comes to wait last. The main thread hears of it
+//! with the next command, or at once when it has asked for that or the socket did not take the answer.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -23,7 +26,7 @@ const UNKNOWN: u8 = b'?';
 
 /// A connected stream socket on which commands come.
 #[derive(Debug)]
-pub struct ControlSocket(UnixStream);
+pub struct ControlSocket(Arc<UnixStream>);
 
 impl ControlSocket {
     /// Takes over `socket`.
@@ -34,37 +37,66 @@ impl ControlSocket {
         let socket = UnixStream::from(socket);
         socket.peer_addr()?;
         socket.set_nonblocking(true)?;
-        Ok(Self(socket))
+        Ok(Self(Arc::new(socket)))
     }
+
+    /// How a pause is answered from another thread.
+    #[must_use]
+    pub fn answerer(&self) -> Answerer {
+        Answerer(Arc::clone(&self.0))
+    }
+}
+
+/// Answers a pause, from whichever thread knows that it has come true.
+#[derive(Debug)]
+pub struct Answerer(Arc<UnixStream>);
+
+impl Answerer {
+    /// Answers without waiting. False: the socket did not take it.
+    #[must_use]
+    pub fn paused(&self) -> bool {
+        matches!((&*self.0).write(&[PAUSE]), Ok(1))
+    }
+}
+
+/// What has become of the answer to a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Some vCPU is on its way.
+    Outstanding,
+    /// The peer has it.
+    Given,
+    /// All vCPUs wait, and the socket did not take the answer.
+    Refused,
 }
 
 /// What a command may do to the machine.
 pub(crate) trait Vcpus {
-    /// Asks all vCPUs to leave the guest and wait.
-    fn pause(&self);
+    /// Asks all vCPUs to leave the guest and wait; the last one answers. False: they wait already, and none answers.
+    fn pause(&self) -> bool;
     /// Has all vCPUs go on.
     fn resume(&self);
-    /// Whether all vCPUs wait.
-    fn are_paused(&self) -> bool;
-    /// What becomes readable when they all do.
+    /// What has become of the answer to the last pause; should it be outstanding, [`Vcpus::paused_event`] says when it is not.
+    fn answer(&self) -> Answer;
+    /// What becomes readable when that was asked for, or when the answer was refused.
     fn paused_event(&self) -> &vmm_sys_util::eventfd::EventFd;
 }
 
 impl Vcpus for Pause {
-    fn pause(&self) {
-        self.begin();
+    fn pause(&self) -> bool {
+        self.begin()
     }
 
     fn resume(&self) {
         self.end();
     }
 
-    fn are_paused(&self) -> bool {
-        self.gate().all_wait()
+    fn answer(&self) -> Answer {
+        self.gate().answer()
     }
 
     fn paused_event(&self) -> &vmm_sys_util::eventfd::EventFd {
-        self.gate().all_wait_event()
+        self.gate().answer_event()
     }
 }
 
@@ -72,7 +104,7 @@ impl Vcpus for Pause {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owed {
     Nothing,
-    /// The answer to a pause that is under way.
+    /// The answer to a pause, which the last vCPU gives, or has given.
     Pause,
     /// This byte, once the socket takes it.
     Answer(u8),
@@ -81,7 +113,7 @@ enum Owed {
 /// The channel at work, on the main thread.
 #[derive(Debug)]
 pub(crate) struct Control<V> {
-    socket: UnixStream,
+    socket: Arc<UnixStream>,
     vcpus: V,
     exit: Arc<Exit>,
     owed: Owed,
@@ -107,14 +139,14 @@ impl<V: Vcpus> Control<V> {
         Ok(match self.owed {
             Owed::Nothing => EventSet::IN,
             Owed::Answer(_) => EventSet::OUT,
-            // Nearly always the vCPUs are here before the next command, and nothing needs to be changed for that.
+            // Nearly always the answer comes before the next command, and nothing needs to be changed for that.
             Owed::Pause => self.interest,
         })
     }
 
     fn read(&mut self) -> Result<Option<u8>, Closed> {
         let mut command = [0];
-        match self.socket.read(&mut command) {
+        match (&*self.socket).read(&mut command) {
             Ok(0) => Err(Closed),
             Ok(_) => Ok(Some(command[0])),
             Err(error) if is_for_later(&error) => Ok(None),
@@ -124,17 +156,11 @@ impl<V: Vcpus> Control<V> {
 
     fn obey(&mut self, command: u8) -> Result<(), Closed> {
         match command {
-            PAUSE => {
-                if !self.vcpus.are_paused() {
-                    self.vcpus.pause();
-                }
-                // Already, when the last resume has not reached them yet.
-                if self.vcpus.are_paused() {
-                    return self.answer(PAUSE);
-                }
+            PAUSE if self.vcpus.pause() => {
                 self.owed = Owed::Pause;
                 Ok(())
             }
+            PAUSE => self.answer(PAUSE),
             RESUME => {
                 self.vcpus.resume();
                 self.answer(RESUME)
@@ -144,7 +170,7 @@ impl<V: Vcpus> Control<V> {
     }
 
     fn answer(&mut self, byte: u8) -> Result<(), Closed> {
-        self.owed = match self.socket.write(&[byte]) {
+        self.owed = match (&*self.socket).write(&[byte]) {
             Ok(1) => Owed::Nothing,
             Ok(_) => Owed::Answer(byte),
             Err(error) if is_for_later(&error) => Owed::Answer(byte),
@@ -157,9 +183,18 @@ impl<V: Vcpus> Control<V> {
         if events.intersects(EventSet::HANG_UP | EventSet::ERROR) {
             return Err(Closed);
         }
+        self.go_on()
+    }
+
+    /// Takes note of an answer that was given elsewhere, and does what can be done then.
+    fn go_on(&mut self) -> Result<EventSet, Closed> {
         if self.owed == Owed::Pause {
-            // A command before the answer to the last: it stays where it is until then.
-            return Ok(EventSet::empty());
+            self.owed = match self.vcpus.answer() {
+                // A command before the answer to the last: it stays where it is until then.
+                Answer::Outstanding => return Ok(EventSet::empty()),
+                Answer::Given => Owed::Nothing,
+                Answer::Refused => Owed::Answer(PAUSE),
+            };
         }
         self.turn()
     }
@@ -167,11 +202,7 @@ impl<V: Vcpus> Control<V> {
     fn on_paused(&mut self) -> Result<EventSet, Closed> {
         // Only this thread reads it; should nothing be there, all the better.
         let _ = self.vcpus.paused_event().read();
-        if self.owed == Owed::Pause && self.vcpus.are_paused() {
-            self.owed = Owed::Answer(PAUSE);
-            return self.turn();
-        }
-        Ok(self.interest)
+        if self.owed == Owed::Pause { self.go_on() } else { Ok(self.interest) }
     }
 }
 
@@ -186,7 +217,7 @@ fn is_for_later(error: &io::Error) -> bool {
 impl<V: Vcpus> MutEventSubscriber for Control<V> {
     fn init(&mut self, ops: &mut EventOps) {
         for events in [
-            Events::new(&self.socket, self.interest),
+            Events::new(&*self.socket, self.interest),
             Events::new(self.vcpus.paused_event(), EventSet::IN),
         ] {
             if let Err(error) = ops.add(events) {
@@ -207,7 +238,7 @@ impl<V: Vcpus> MutEventSubscriber for Control<V> {
         };
         if interest != self.interest {
             self.interest = interest;
-            if let Err(error) = ops.modify(Events::new(&self.socket, interest)) {
+            if let Err(error) = ops.modify(Events::new(&*self.socket, interest)) {
                 self.exit.end(ExitReason::WorkerDied { what: format!("control: {error}") });
             }
         }

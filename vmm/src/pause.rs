@@ -4,8 +4,7 @@
 //!  main thread                                    a vCPU's thread
 //!  Gate::shut: immediate_exit = 1 for each
 //!  a signal to each ---------------------------->  KVM_RUN ends with EINTR, now or as soon as it is called
-//!                                                  Gate::wait: sleeps; the last one writes `all_wait`
-//!  answers the pause <---------------------------
+//!                                                  Gate::wait: the last one answers the pause; sleeps
 //!  Gate::open ---------------------------------->  immediate_exit = 0, KVM_RUN
 //! ```
 //! No kick can be lost: a thread that is about to call `KVM_RUN` finds `immediate_exit`, and one that is inside is woken by
@@ -26,6 +25,7 @@ use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::control::{Answer, Answerer};
 use crate::signals::kick_signal;
 
 /// KVM's word that `KVM_RUN` is to return at once, of one vCPU.
@@ -78,7 +78,8 @@ impl Drop for ImmediateExit {
 pub struct Gate {
     state: Mutex<State>,
     opened: Condvar,
-    all_wait: EventFd,
+    answerer: Answerer,
+    answered: EventFd,
     flags: Vec<ImmediateExit>,
 }
 
@@ -86,42 +87,55 @@ pub struct Gate {
 struct State {
     shut: bool,
     waiting: usize,
+    answer: Answer,
+    /// The main thread waits for the answer.
+    watched: bool,
 }
 
 impl Gate {
-    /// An open gate for the vCPUs with these flags, in order.
+    /// An open gate for the vCPUs with these flags, in order, and the way to say that all of them wait at it.
     ///
     /// # Errors
     /// When the kernel gives no eventfd.
-    pub fn new(flags: Vec<ImmediateExit>) -> io::Result<Self> {
+    pub fn new(flags: Vec<ImmediateExit>, answerer: Answerer) -> io::Result<Self> {
+        let state = State { shut: false, waiting: 0, answer: Answer::Given, watched: false };
         Ok(Self {
-            state: Mutex::new(State { shut: false, waiting: 0 }),
+            state: Mutex::new(state),
             opened: Condvar::new(),
-            all_wait: EventFd::new(EFD_NONBLOCK)?,
+            answerer,
+            answered: EventFd::new(EFD_NONBLOCK)?,
             flags,
         })
     }
 
-    /// What becomes readable when the last vCPU has come to wait.
+    /// What has become of the answer to the last pause. Should it be outstanding, [`Gate::answer_event`] says when it is not.
     #[must_use]
-    pub fn all_wait_event(&self) -> &EventFd {
-        &self.all_wait
+    pub fn answer(&self) -> Answer {
+        let mut state = self.lock();
+        state.watched = state.answer == Answer::Outstanding;
+        state.answer
     }
 
-    /// Whether the gate is shut and every vCPU waits at it.
+    /// What becomes readable after [`Gate::answer`] found nothing yet, or when the answer was refused.
     #[must_use]
-    pub fn all_wait(&self) -> bool {
-        let state = self.lock();
-        state.shut && state.waiting == self.flags.len()
+    pub fn answer_event(&self) -> &EventFd {
+        &self.answered
     }
 
-    /// Shuts the gate. Every thread must be kicked next.
-    fn shut(&self) {
+    /// Shuts the gate. False when every vCPU waits at it already; otherwise the last one answers, and every thread must be
+    /// kicked next.
+    fn shut(&self) -> bool {
         let mut state = self.lock();
         state.shut = true;
+        // Those that have not left since the gate was last shut wait on.
+        if state.waiting == self.flags.len() {
+            return false;
+        }
+        state.answer = Answer::Outstanding;
         for flag in &self.flags {
             flag.set(1);
         }
+        true
     }
 
     fn open(&self) {
@@ -138,8 +152,7 @@ impl Gate {
         if was_shut {
             state.waiting += 1;
             if state.waiting == self.flags.len() {
-                // The counter of a non-blocking eventfd can only be full when the main thread has been woken before.
-                let _ = self.all_wait.write(1);
+                self.give_answer(&mut state);
             }
             while state.shut {
                 state = self.opened.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -151,6 +164,18 @@ impl Gate {
             flag.set(0);
         }
         was_shut
+    }
+
+    /// Says that all vCPUs wait, under the lock: nobody else writes to the socket before the answer is noted.
+    fn give_answer(&self, state: &mut State) {
+        if state.answer != Answer::Outstanding {
+            return;
+        }
+        state.answer = if self.answerer.paused() { Answer::Given } else { Answer::Refused };
+        if std::mem::take(&mut state.watched) || state.answer == Answer::Refused {
+            // The counter of a non-blocking eventfd can only be full when the main thread has been woken before.
+            let _ = self.answered.write(1);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -178,14 +203,18 @@ impl Pause {
         &self.gate
     }
 
-    /// Has every vCPU leave the guest and wait. When all do, [`Gate::all_wait_event`] says so.
-    pub fn begin(&self) {
-        self.gate.shut();
+    /// Has every vCPU leave the guest and wait; the last one answers. False when they wait already, and none answers.
+    #[must_use]
+    pub fn begin(&self) -> bool {
+        if !self.gate.shut() {
+            return false;
+        }
         for thread in &self.threads {
             // SAFETY: the thread has not been joined, so that its handle is good; the signal has a handler. A thread that
             // has ended has given a reason to end, and nobody waits for it.
             unsafe { libc::pthread_kill(thread.as_pthread_t(), kick_signal()) };
         }
+        true
     }
 
     /// Has every vCPU go on.

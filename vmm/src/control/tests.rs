@@ -9,7 +9,7 @@ use std::sync::Arc;
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{Control, ControlSocket, Vcpus};
+use super::{Answer, Answerer, Control, ControlSocket, Vcpus};
 use crate::exit::{Exit, ExitReason};
 
 /// vCPUs that pause when the test says so.
@@ -17,18 +17,26 @@ use crate::exit::{Exit, ExitReason};
 struct Fake(Rc<FakeState>);
 
 struct FakeState {
+    answerer: Answerer,
     event: EventFd,
     asked: Cell<u32>,
     resumed: Cell<u32>,
     paused: Cell<bool>,
+    answer: Cell<Answer>,
+    /// Whether somebody asked for the event.
+    watched: Cell<bool>,
     /// Whether the vCPUs have not yet noticed that they may go on.
     linger: Cell<bool>,
 }
 
 impl Vcpus for Fake {
-    fn pause(&self) {
+    fn pause(&self) -> bool {
+        if self.0.linger.get() || self.0.paused.get() {
+            return false;
+        }
         self.0.asked.set(self.0.asked.get() + 1);
-        self.0.paused.set(self.0.linger.get());
+        self.0.answer.set(Answer::Outstanding);
+        true
     }
 
     fn resume(&self) {
@@ -36,8 +44,9 @@ impl Vcpus for Fake {
         self.0.paused.set(false);
     }
 
-    fn are_paused(&self) -> bool {
-        self.0.paused.get()
+    fn answer(&self) -> Answer {
+        self.0.watched.set(self.0.answer.get() == Answer::Outstanding);
+        self.0.answer.get()
     }
 
     fn paused_event(&self) -> &EventFd {
@@ -49,7 +58,11 @@ impl Fake {
     /// All vCPUs have come to wait.
     fn arrive(&self) {
         self.0.paused.set(true);
-        self.0.event.write(1).unwrap();
+        let answer = if self.0.answerer.paused() { Answer::Given } else { Answer::Refused };
+        self.0.answer.set(answer);
+        if self.0.watched.take() || answer == Answer::Refused {
+            self.0.event.write(1).unwrap();
+        }
     }
 }
 
@@ -65,15 +78,18 @@ impl Channel {
     fn new() -> Self {
         let (ours, peer) = UnixStream::pair().unwrap();
         peer.set_nonblocking(true).unwrap();
+        let socket = ControlSocket::new(ours.into()).unwrap();
         let vcpus = Fake(Rc::new(FakeState {
+            answerer: socket.answerer(),
             event: EventFd::new(EFD_NONBLOCK).unwrap(),
             asked: Cell::new(0),
             resumed: Cell::new(0),
             paused: Cell::new(false),
+            answer: Cell::new(Answer::Given),
+            watched: Cell::new(false),
             linger: Cell::new(false),
         }));
         let exit = Arc::new(Exit::new().unwrap());
-        let socket = ControlSocket::new(ours.into()).unwrap();
         let control = Control::new(socket, vcpus.clone(), Arc::clone(&exit));
         let mut events = EventManager::new().unwrap();
         events.add_subscriber(Box::new(control) as Box<dyn MutEventSubscriber>);
@@ -110,8 +126,8 @@ fn a_pause_is_answered_when_all_vcpus_wait_and_not_before() {
     channel.settle();
     assert_eq!((channel.answers().as_str(), channel.vcpus.0.asked.get()), ("", 1));
     channel.vcpus.arrive();
-    channel.settle();
     assert_eq!(channel.answers(), "p");
+    assert_eq!(channel.settle(), 0, "the main thread has nothing to do with the answer");
     channel.send(b"r");
     channel.settle();
     assert_eq!((channel.answers().as_str(), channel.vcpus.0.resumed.get()), ("r", 1));
@@ -161,7 +177,7 @@ fn vcpus_that_have_not_left_yet_are_paused_again_at_once() {
     channel.vcpus.0.linger.set(true);
     channel.send(b"prp");
     channel.settle();
-    assert_eq!((channel.answers().as_str(), channel.vcpus.0.asked.get()), ("prp", 2));
+    assert_eq!((channel.answers().as_str(), channel.vcpus.0.asked.get()), ("prp", 0));
 }
 
 #[test]
@@ -196,6 +212,33 @@ fn a_peer_that_never_reads_holds_up_itself_alone_and_loses_nothing() {
     assert!(sent > 200, "{sent}: the sockets were never full");
     assert_eq!(answers, sent);
     assert_eq!(channel.exit.reason(), None);
+}
+
+#[test]
+fn an_answer_that_the_socket_refuses_comes_once_it_is_read_from() {
+    for pipelined in [false, true] {
+        let mut channel = Channel::new();
+        // Every place for an answer is taken, and no command waits.
+        let mut unread = 0;
+        while channel.vcpus.0.answerer.paused() {
+            unread += 1;
+        }
+        channel.send(if pipelined { b"pr" } else { b"p" });
+        channel.settle();
+        channel.vcpus.arrive();
+        assert_eq!(channel.vcpus.0.answer.get(), Answer::Refused);
+        assert!(channel.settle() < 10, "the loop waits for the peer");
+        let mut answers = 0;
+        loop {
+            answers += channel.answers().len();
+            if channel.settle() == 0 {
+                break;
+            }
+        }
+        let owed = if pipelined { 2 } else { 1 };
+        assert_eq!(answers + channel.answers().len(), unread + owed);
+        assert_eq!(channel.vcpus.0.resumed.get(), u32::from(pipelined));
+    }
 }
 
 #[test]
