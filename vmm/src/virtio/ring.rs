@@ -65,6 +65,8 @@ pub struct Chain {
     readable: usize,
     readable_bytes: u64,
     writable_bytes: u64,
+    /// Descriptors that it takes up, empty ones included.
+    descriptors: u16,
 }
 
 impl Chain {
@@ -142,6 +144,7 @@ impl Chain {
         self.segments.clear();
         self.head = raw.head_index();
         (self.readable, self.readable_bytes, self.writable_bytes) = (0, 0, 0);
+        self.descriptors = 1;
         if self.head >= queue_size {
             return Err(Nonsense::Head);
         }
@@ -153,6 +156,7 @@ impl Chain {
                 return Err(Nonsense::Endless);
             }
             seen = seen.saturating_add(1);
+            self.descriptors = seen;
             more = descriptor.has_next();
             let segment = Segment { addr: descriptor.addr(), len: descriptor.len() };
             self.push(segment, descriptor.is_write_only(), ram)?;
@@ -211,17 +215,29 @@ pub(crate) fn parts(
     })
 }
 
+/// A relaxed queue waits until its driver has not been told of one in so many of its descriptors.
+const RELAXED_SHARE: u16 = 4;
+
 /// One virtqueue while its driver is active.
 #[derive(Debug)]
 struct Ring {
     queue: Queue,
     /// Something was put into the used ring since the driver was last told.
     told: bool,
+    /// Descriptors of that.
+    untold: u16,
+    /// See [`Rings::relax`].
+    relaxed: bool,
 }
 
 impl Ring {
     fn new(queue: Queue) -> Self {
-        Ring { queue, told: true }
+        Ring { queue, told: true, untold: 0, relaxed: false }
+    }
+
+    /// What is in the used ring may wait for an interrupt that is due anyway.
+    fn can_wait(&self) -> bool {
+        self.relaxed && self.untold < self.queue.size() / RELAXED_SHARE
     }
 
     /// Number of descriptors, a power of two.
@@ -242,9 +258,10 @@ impl Ring {
         }
     }
 
-    fn push(&mut self, ram: &GuestMemoryMmap<()>, head: u16, len: u32) -> Result<(), Nonsense> {
+    fn push(&mut self, ram: &GuestMemoryMmap<()>, chain: &Chain, len: u32) -> Result<(), Nonsense> {
         self.told = false;
-        self.queue.add_used(ram, head, len).map_err(|_| Nonsense::Head)
+        self.untold = self.untold.saturating_add(chain.descriptors);
+        self.queue.add_used(ram, chain.head, len).map_err(|_| Nonsense::Head)
     }
 
     /// True when the driver wants an interrupt for what was used since the last call.
@@ -253,6 +270,7 @@ impl Ring {
             return false;
         }
         self.told = true;
+        self.untold = 0;
         // On an error the ring is unreadable; an interrupt too many does no harm.
         let wanted = self.queue.needs_notification(ram).unwrap_or(true);
         wanted && (self.queue.event_idx_enabled() || !self.interrupt_suppressed(ram))
@@ -418,7 +436,7 @@ impl Rings {
     /// Gives `chain` back to the driver, with `len` bytes written into its writable buffers.
     pub fn push(&mut self, index: usize, chain: &Chain, len: u32) {
         let Some(Some(ring)) = self.rings.get_mut(index) else { return };
-        if let Err(nonsense) = ring.push(&self.ram, chain.head, len) {
+        if let Err(nonsense) = ring.push(&self.ram, chain, len) {
             self.break_off(nonsense);
         }
     }
@@ -458,6 +476,28 @@ impl Rings {
         }
     }
 
+    /// Has the driver be told of queue `index`'s used buffers only along with another queue's, until they hold a quarter of the
+    /// queue's descriptors, or until [`Rings::hurry`]. The device owes it that one of these happens soon: section 2.7.7.2
+    /// says that the driver must be told, not when.
+    pub fn relax(&mut self, index: usize) {
+        if let Some(Some(ring)) = self.rings.get_mut(index) {
+            ring.relaxed = true;
+        }
+    }
+
+    /// Has the driver be told of queue `index`'s used buffers after this turn.
+    pub fn hurry(&mut self, index: usize) {
+        if let Some(Some(ring)) = self.rings.get_mut(index) {
+            ring.relaxed = false;
+        }
+    }
+
+    /// True when queue `index` has used buffers that the driver may not be told of after this turn.
+    pub fn holds_back(&self, index: usize) -> bool {
+        let ring = self.rings.get(index).and_then(Option::as_ref);
+        ring.is_some_and(|ring| !ring.told && ring.can_wait())
+    }
+
     fn break_off(&mut self, nonsense: Nonsense) {
         self.count(nonsense);
         self.broken.get_or_insert(nonsense);
@@ -466,8 +506,14 @@ impl Rings {
     /// What the transport has to act upon after the device worked.
     pub(super) fn settle(&mut self) -> Settled {
         let mut interrupt = false;
-        for ring in self.rings.iter_mut().flatten() {
+        for ring in self.rings.iter_mut().flatten().filter(|ring| !ring.can_wait()) {
             interrupt |= ring.wants_interrupt(&self.ram);
+        }
+        if interrupt {
+            // A driver looks at all queues of the device when it is interrupted.
+            for ring in self.rings.iter_mut().flatten() {
+                ring.wants_interrupt(&self.ram);
+            }
         }
         Settled {
             interrupt,

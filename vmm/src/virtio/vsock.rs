@@ -7,11 +7,14 @@
 //! What a guest could abuse: connections by the thousand, data beyond its credit, packets that lie about lengths, ports and
 //! CIDs, replies it never collects. Connections and buffers are counted against fixed limits ([`limits`]); a packet that
 //! belongs to nothing is answered with RST; when replies pile up no more packets are taken until the guest collects them
-//! (section 5.10.6.2). No call here waits: sockets are used without waiting and watched edge-triggered, so an idle or stuck
+//! (section 5.10.6.2). A guest that sent something seldom waits to hear that it was taken, and an interrupt for that alone costs
+//! it two exits: it is told along with the next packet for it, when a quarter of the queue waits, or within
+//! [`limits::TAKEN_TOLD_WITHIN`]. No call here waits: sockets are used without waiting and watched edge-triggered, so an idle or stuck
 //! connection costs nothing.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
@@ -52,6 +55,10 @@ pub struct VsockSpec {
 pub struct Vsock {
     muxer: Muxer,
     chain: Chain,
+    /// When the guest is told of packets that were taken, should nothing else be told it before.
+    tell_by: Option<Instant>,
+    /// How long after the first of them.
+    tell_within: Duration,
 }
 
 impl Vsock {
@@ -66,6 +73,8 @@ impl Vsock {
         Ok(Vsock {
             muxer: Muxer::new(u64::from(guest_cid), host),
             chain: Chain::with_capacity(segments),
+            tell_by: None,
+            tell_within: limits::TAKEN_TOLD_WITHIN,
         })
     }
 
@@ -116,6 +125,26 @@ impl Vsock {
         }
         rings.again();
     }
+
+    /// Sees to it that the guest hears in time of packets that were taken.
+    fn bound_waiting(&mut self, rings: &mut Rings) {
+        if !rings.holds_back(TX) {
+            self.tell_by = None;
+            return;
+        }
+        let now = Instant::now();
+        match self.tell_by.or_else(|| now.checked_add(self.tell_within)) {
+            Some(at) if at > now => {
+                self.tell_by = Some(at);
+                // Nothing is done when the timer is set for that long already, as it nearly always is with a busy guest.
+                self.muxer.wake_at(at);
+            }
+            _ => {
+                self.tell_by = None;
+                rings.hurry(TX);
+            }
+        }
+    }
 }
 
 impl VirtioDevice for Vsock {
@@ -137,18 +166,25 @@ impl VirtioDevice for Vsock {
         // New receive buffers are of interest only while packets wait for them: see `give`.
         rings.quiet(RX);
         rings.quiet(EVENT);
+        rings.relax(TX);
         if wake == Wake::Host {
             self.muxer.poll_host();
         }
         self.muxer.admit();
         let took_all = self.take(rings);
         self.give(rings);
-        if !took_all && !self.muxer.is_congested() {
-            rings.again();
+        if !took_all {
+            // No more is taken for a while: the guest shall know of all that was.
+            rings.hurry(TX);
+            if !self.muxer.is_congested() {
+                rings.again();
+            }
         }
+        self.bound_waiting(rings);
     }
 
     fn reset(&mut self) {
+        self.tell_by = None;
         self.muxer.stop();
     }
 

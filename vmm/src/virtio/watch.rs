@@ -33,6 +33,11 @@ impl Watch {
         self.epoll.ctl(ControlOperation::Add, fd.as_raw_fd(), EpollEvent::new(events, data))
     }
 
+    /// Watches a descriptor that is watched already for other events. What is so already is reported.
+    pub(super) fn change(&self, fd: &impl AsRawFd, data: u64, events: EventSet) -> io::Result<()> {
+        self.epoll.ctl(ControlOperation::Modify, fd.as_raw_fd(), EpollEvent::new(events, data))
+    }
+
     /// Closing is not enough: another process may hold the same socket open.
     pub(super) fn remove(&self, fd: &impl AsRawFd) {
         let nothing = EpollEvent::new(EventSet::empty(), 0);

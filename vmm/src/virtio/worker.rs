@@ -112,7 +112,9 @@ impl DeviceSubscriber {
 impl MutEventSubscriber for DeviceSubscriber {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         let host = self.device.host_events().map(|fd| Events::new_raw(fd, EventSet::IN));
-        let guest = Events::new(self.device.notifier(), EventSet::IN);
+        // Each signal of the driver's is an edge, so that nothing has to be read.
+        let edges = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        let guest = Events::new(self.device.notifier(), edges);
         for events in [Some(guest), host].into_iter().flatten() {
             if let Err(error) = ops.add(events) {
                 log(format_args!("{}: watch its events: {error}", self.device.traits().name));
@@ -121,13 +123,7 @@ impl MutEventSubscriber for DeviceSubscriber {
     }
 
     fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
-        let notifier = self.device.notifier();
-        if notifier.as_raw_fd() == events.fd() {
-            // Only this thread reads it, and epoll says that there is something: this does not block.
-            let _ = notifier.read();
-            self.device.service(Wake::Guest);
-        } else {
-            self.device.service(Wake::Host);
-        }
+        let from_guest = events.fd() == self.device.notifier().as_raw_fd();
+        self.device.service(if from_guest { Wake::Guest } else { Wake::Host });
     }
 }

@@ -69,6 +69,8 @@ pub(super) struct Connection {
 
     readable: bool,
     writable: bool,
+    /// The socket is watched for room.
+    pub(super) room_watched: bool,
     /// Nothing follows what can be read now.
     hung_up: bool,
     /// The host's end of file was read, or reading failed.
@@ -129,6 +131,7 @@ impl Connection {
             // Until a call says otherwise.
             readable: true,
             writable: true,
+            room_watched: false,
             hung_up: false,
             ended: false,
             deaf: false,
@@ -157,6 +160,11 @@ impl Connection {
     /// True while it holds one of the device's buffers.
     pub(super) fn holds_buffer(&self) -> bool {
         self.buffer.capacity() > 0
+    }
+
+    /// True while something waits for room in the socket.
+    pub(super) fn needs_room(&self) -> bool {
+        !self.writable && !self.deaf
     }
 
     /// Something happened to the socket.

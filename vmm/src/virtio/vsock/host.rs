@@ -25,6 +25,10 @@ pub(super) const LISTENER: u64 = u64::MAX;
 /// Longest suffix that a port adds to the path: `_4294967295`.
 const PORT_SUFFIX_BYTES: usize = 11;
 
+/// What is always watched of a connection.
+const OF_A_STREAM: EventSet =
+    EventSet::IN.union(EventSet::READ_HANG_UP).union(EventSet::EDGE_TRIGGERED);
+
 /// Why a socket device could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum VsockError {
@@ -122,11 +126,16 @@ impl Host {
         connect(Path::new(&path))
     }
 
-    /// Watches a connection for everything that can happen to it, each reported once.
+    /// Watches a connection for everything that can happen to it, each reported once; but see [`Host::watch_room`].
     pub(super) fn watch_stream(&self, stream: &UnixStream, data: u64) -> io::Result<()> {
-        let events =
-            EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
-        self.watch.add(stream, data, events)
+        self.watch.add(stream, data, OF_A_STREAM)
+    }
+
+    /// Also watches a connection for room to write, or no longer: there is some each time that its reader takes something,
+    /// which is of interest only after there was none. Room that is there already is reported.
+    pub(super) fn watch_room(&self, stream: &UnixStream, data: u64, room: bool) -> io::Result<()> {
+        let events = if room { OF_A_STREAM | EventSet::OUT } else { OF_A_STREAM };
+        self.watch.change(stream, data, events)
     }
 }
 

@@ -19,6 +19,8 @@ pub const CONNECT_LINE_BYTES_MAX: usize = 19;
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the guest to confirm the end of a connection. Linux itself waits 8 seconds.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a guest may wait to be told that its packets were taken, while there is nothing else to tell it.
+pub const TAKEN_TOLD_WITHIN: Duration = Duration::from_millis(10);
 /// Host events looked at in one turn.
 pub const EVENTS_MAX: usize = 32;
 /// Host port numbers for connections from the host start here.

@@ -220,6 +220,11 @@ impl Muxer {
         });
     }
 
+    /// Has the worker be woken at `at` at the latest.
+    pub(super) fn wake_at(&mut self, at: Instant) {
+        self.host.watch.arm(at);
+    }
+
     /// Looks at what happened on the host, a bounded number of events; the rest wakes the worker again.
     pub(super) fn poll_host(&mut self) {
         let mut events = [EpollEvent::default(); EVENTS_MAX];
@@ -348,7 +353,9 @@ impl Muxer {
     /// Acts on what is to become of a tenant.
     fn conclude(&mut self, index: usize, verdict: Verdict) {
         match verdict {
-            Verdict::Keep => return self.queue(index),
+            Verdict::Keep if self.watch_room(index) => return self.queue(index),
+            // What waits in it would wait for ever.
+            Verdict::Keep => return self.conclude(index, Verdict::Reset),
             Verdict::Reset => {
                 if let Some((local, peer)) = self.connection(index).map(|it| it.ports()) {
                     self.reply_reset(local, peer);
@@ -357,6 +364,21 @@ impl Muxer {
             Verdict::Gone => {}
         }
         self.remove(index);
+    }
+
+    /// Has a connection's socket watched for room if it needs some, and only then. False if the kernel refuses.
+    fn watch_room(&mut self, index: usize) -> bool {
+        let Some(Slot { generation, tenant: Some(Tenant::Connection(connection)) }) =
+            self.slots.get_mut(index)
+        else {
+            return true;
+        };
+        let needed = connection.needs_room();
+        if needed == connection.room_watched {
+            return true;
+        }
+        connection.room_watched = needed;
+        self.host.watch_room(connection.stream(), join(index, *generation), needed).is_ok()
     }
 
     /// Queues a connection that has something for the guest, unless it is queued.
