@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod artifacts;
 mod causes;
 pub mod cgroup;
 pub mod cli;

@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
@@ -35,6 +36,8 @@ pub use control::{ControlError, ControlReceiver, ControlRequest, ControlSender, 
 
 /// The first descriptor that a VMM inherits beside the standard ones.
 const FIRST_FD: i32 = 3;
+/// The longest that a VMM lets a read of a lazy disk wait.
+const DISK_TIMEOUT_MAX_MS: u128 = 600_000;
 /// The guest's context id. Every microVM has its own vsock, so that one is enough for all.
 const GUEST_CID: u32 = 3;
 
@@ -99,6 +102,27 @@ pub struct Disk {
     pub file: File,
     /// Whether the guest may not write it.
     pub read_only: bool,
+    /// What makes it lazy; it is read-only then.
+    pub lazy: Option<LazyDisk>,
+}
+
+impl Disk {
+    /// A disk that is all there.
+    #[must_use]
+    pub fn new(file: File, read_only: bool) -> Self {
+        Self { file, read_only, lazy: None }
+    }
+}
+
+/// What a disk has whose chunks come when they are first read (`docs/vmm.md`, lazy disks).
+#[derive(Debug)]
+pub struct LazyDisk {
+    /// The table of its chunks.
+    pub presence: File,
+    /// The VMM's end of the socket on which it asks for chunks.
+    pub requests: OwnedFd,
+    /// How long a read waits for its chunks.
+    pub timeout: Duration,
 }
 
 /// A running microVM.
@@ -197,9 +221,7 @@ impl Microvm {
         command.args(arguments(&spec));
         let console = spec.console;
         for disk in spec.disks {
-            let path = inherited.add(disk.file.into());
-            let read_only = if disk.read_only { ",readonly" } else { "" };
-            command.arg("--disk").arg(format!("path={path}{read_only}"));
+            command.arg("--disk").arg(disk_option(disk, &mut inherited));
         }
         let guest_end = inherited.add(guest_end.into());
         command.arg("--vsock").arg(format!("cid={GUEST_CID},port={AGENT_PORT}:{guest_end}"));
@@ -291,6 +313,17 @@ fn arguments(spec: &MicrovmSpec) -> Vec<OsString> {
         arguments.push(value.into());
     }
     arguments
+}
+
+/// The value of `--disk`.
+fn disk_option(disk: Disk, inherited: &mut Inherited) -> String {
+    let path = inherited.add(disk.file.into());
+    let read_only = if disk.read_only { ",readonly" } else { "" };
+    let Some(lazy) = disk.lazy else { return format!("path={path}{read_only}") };
+    let presence = inherited.add(lazy.presence.into());
+    let requests = inherited.add(lazy.requests);
+    let timeout = lazy.timeout.as_millis().clamp(1, DISK_TIMEOUT_MAX_MS);
+    format!("path={path}{read_only},presence={presence},requests={requests},timeout-ms={timeout}")
 }
 
 /// Descriptors on their way to a child.

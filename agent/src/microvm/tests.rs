@@ -68,3 +68,17 @@ async fn a_program_that_is_missing_is_named() {
     let error = Microvm::spawn(spec).unwrap_err();
     assert_eq!(error.to_string(), "/nowhere/votive-vmm cannot be started");
 }
+
+#[test]
+fn a_lazy_disk_has_its_table_and_its_socket_on_the_command_line() {
+    let file = || tempfile::tempfile().unwrap();
+    let mut inherited = Inherited::default();
+    let plain = disk_option(Disk::new(file(), false), &mut inherited);
+    let (requests, _server) = std::os::unix::net::UnixStream::pair().unwrap();
+    let timeout = Duration::from_secs(35);
+    let lazy = Some(LazyDisk { presence: file(), requests: requests.into(), timeout });
+    let lazy = disk_option(Disk { file: file(), read_only: true, lazy }, &mut inherited);
+    assert_eq!(plain, "path=fd:3");
+    assert_eq!(lazy, "path=fd:4,readonly,presence=fd:5,requests=fd:6,timeout-ms=35000");
+    assert_eq!(inherited.mappings.len(), 4);
+}

@@ -182,10 +182,9 @@ fn join_group(
 
 /// The disks in the order of [`mounts`].
 pub(crate) fn disks(runtime: File, code: File, layers: Option<File>, scratch: File) -> Vec<Disk> {
-    let disk = |file, read_only| Disk { file, read_only };
-    let mut disks = vec![disk(runtime, true), disk(code, true)];
-    disks.extend(layers.map(|file| disk(file, true)));
-    disks.push(disk(scratch, false));
+    let mut disks = vec![Disk::new(runtime, true), Disk::new(code, true)];
+    disks.extend(layers.map(|file| Disk::new(file, true)));
+    disks.push(Disk::new(scratch, false));
     disks
 }
 
