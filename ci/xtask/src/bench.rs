@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use votive_bench::report::Figure;
-use votive_lab::{Job, Stream};
+use votive_lab::{Job, Lab, Stream};
 
 use crate::binaries;
 use crate::cache::Cache;
@@ -23,7 +23,7 @@ use crate::workspace;
 
 mod warm;
 
-/// The longest that the boots in the lab may take together.
+/// The longest that a part may take in the lab.
 const LIMIT: Duration = Duration::from_secs(3000);
 
 /// `cargo xtask bench`. Firecracker is measured beside votive if the environment variable FIRECRACKER names its program.
@@ -204,13 +204,24 @@ fn in_lab(
             arguments.count,
         );
     }
-    let mut job = Job::new(["/bin/sh", "-c", &script]);
+    count_in_lab(&lab, &script, &files, "cold boots", progress)
+}
+
+/// Runs `script` in the lab's exact clock, with `files` in its folder of images; gives the figures that it prints.
+fn count_in_lab(
+    lab: &Lab,
+    script: &str,
+    files: &[(PathBuf, &str)],
+    what: &str,
+    progress: &Progress,
+) -> Result<Vec<Figure>> {
+    let mut job = Job::new(["/bin/sh", "-c", script]);
     for (host, name) in files {
-        job = job.file(host, format!("{home}/{name}"));
+        job = job.file(host, format!("{}/{name}", place::LAB_IMAGES));
     }
     job.exact = true;
     job.timeout = LIMIT;
-    let step = progress.step("cold boots in the lab's exact clock");
+    let step = progress.step(format!("{what} in the lab's exact clock"));
     let outcome = lab.run(&job, &mut |stream, bytes| {
         if stream == Stream::Stderr {
             place::pass_on(stream, bytes);
@@ -230,43 +241,26 @@ fn fragments(
     progress: &Progress,
 ) -> Result<()> {
     let lab = place::open_lab(cache, progress)?;
-    let current = cache.current();
+    let (current, home) = (cache.current(), place::LAB_IMAGES);
     println!("| with | boot, M instructions | more than without |");
     println!("| --- | ---: | ---: |");
     let mut before: Option<f64> = None;
     for (name, entry) in kernel::build_steps(cache, progress)? {
-        let mut job = Job::new([
-            "/votive-bench",
-            "--subject=votive",
-            "--program=/votive-vmm",
-            &format!("--count={}", arguments.count),
-            "cold-boot",
-            "--variant=own",
-            "--kernel=/vmlinux",
-            "--initrd=/init.cpio",
-        ]);
-        let vmlinux = entry.join("vmlinux");
-        for (host, inside) in [
-            (program.to_owned(), "/votive-bench"),
-            (current.join("bin/votive-vmm"), "/votive-vmm"),
-            (vmlinux, "/vmlinux"),
-            (current.join("init.cpio"), "/init.cpio"),
-        ] {
-            job = job.file(host, inside);
-        }
-        job.exact = true;
-        job.timeout = LIMIT;
-        let step = progress.step(format!("cold boots up to {name}"));
-        let outcome = lab.run(&job, &mut |stream, bytes| {
-            if stream == Stream::Stderr {
-                place::pass_on(stream, bytes);
-            }
-        })?;
-        ensure!(outcome.exit == 0, "the benchmark ended with {}", outcome.exit);
-        let figures = parse(&String::from_utf8_lossy(&outcome.stdout))?;
+        let script = format!(
+            "{home}/votive-bench --subject votive --program {home}/votive-vmm --count {} cold-boot \
+             --variant own --kernel {home}/vmlinux --initrd {home}/init.cpio",
+            arguments.count,
+        );
+        let files = [
+            (program.to_owned(), "votive-bench"),
+            (current.join("bin/votive-vmm"), "votive-vmm"),
+            (entry.join("vmlinux"), "vmlinux"),
+            (current.join("init.cpio"), "init.cpio"),
+        ];
+        let what = format!("cold boots up to {name}");
+        let figures = count_in_lab(&lab, &script, &files, &what, progress)?;
         let pid1 = figures.iter().find(|figure| figure.bench == "cold_boot.own.pid1");
         let boot = pid1.context("the boots were not measured")?.median / 1e6;
-        step.done(&format!("{boot:.2} M instructions"));
         let more = before.map_or(String::from("-"), |before| format!("{:.2}", boot - before));
         println!("| `{name}` | {boot:.2} | {more} |");
         before = Some(boot);

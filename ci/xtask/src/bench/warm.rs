@@ -4,13 +4,11 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use votive_bench::report::Figure;
-use votive_lab::{Job, Stream};
 
-use super::{firecracker, parse};
+use super::{count_in_lab, firecracker, parse};
 use crate::binaries;
 use crate::cache::{Cache, Key};
 use crate::cpio::Archive;
@@ -20,8 +18,6 @@ use crate::progress::Progress;
 use crate::rootfs;
 use crate::subprocess;
 
-/// The longest that all invocations may take together.
-const LIMIT: Duration = Duration::from_secs(3000);
 /// Where Firecracker is in the lab.
 const FIRECRACKER: &str = "bin/firecracker";
 /// The functions, and so the pairs, that are measured.
@@ -50,21 +46,8 @@ pub(super) fn measure(plan: &Plan, cache: &Cache, progress: &Progress) -> Result
     if plan.with_qemu {
         lab.images.layers.insert(0, labimage::peers(cache, progress)?);
     }
-    let mut job = Job::new(["/bin/sh", "-c", &script(plan, place::LAB_IMAGES, "")]);
-    for (host, name) in &files {
-        job = job.file(host, format!("{}/{name}", place::LAB_IMAGES));
-    }
-    job.exact = true;
-    job.timeout = LIMIT;
-    let step = progress.step("warm invocations in the lab's exact clock");
-    let outcome = lab.run(&job, &mut |stream, bytes| {
-        if stream == Stream::Stderr {
-            place::pass_on(stream, bytes);
-        }
-    })?;
-    ensure!(outcome.exit == 0, "the benchmark ended with {}", outcome.exit);
-    step.done(&format!("{:.0} s", outcome.wall.as_secs_f64()));
-    let mut figures = parse(&String::from_utf8_lossy(&outcome.stdout))?;
+    let script = script(plan, place::LAB_IMAGES, "");
+    let mut figures = count_in_lab(&lab, &script, &files, "warm invocations", progress)?;
     // Says in one line where guests run; their times are told only where no emulator stretches them.
     if matches!(Place::find(cache, progress)?, Place::Host) {
         figures.extend(on_host(plan, cache, progress, &files)?);
