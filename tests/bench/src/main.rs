@@ -2,12 +2,11 @@
 //!
 //! `cargo xtask bench` runs it for each subject and compares what it prints with `ci/budgets.toml`.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use votive_bench::report::Figure;
+use votive_bench::report::{self, Figure};
 use votive_bench::subject::{Guest, Subject};
 use votive_bench::{cold_boot, kvm_setup};
 
@@ -50,21 +49,7 @@ enum Bench {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(figures) => {
-            let lines = figures.iter().filter_map(|figure| serde_json::to_string(figure).ok());
-            let text = lines.fold(String::new(), |text, line| text + &line + "\n");
-            match io::stdout().write_all(text.as_bytes()) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(_) => ExitCode::FAILURE,
-            }
-        }
-        Err(error) => {
-            // Standard error is the last resort; there is nowhere to report that it is closed.
-            let _ = writeln!(io::stderr(), "votive-bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    report::end("votive-bench", run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<Vec<Figure>> {

@@ -1,5 +1,8 @@
 //! What a benchmark found, as one JSON object a line.
 
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
 use serde::{Deserialize, Serialize};
 
 /// One figure of one subject.
@@ -63,6 +66,25 @@ impl Series {
             max,
         })
     }
+}
+
+/// Ends `program` with what it `found`: the figures on standard output, or why there are none on standard error.
+#[must_use]
+pub fn end(program: &str, found: anyhow::Result<Vec<Figure>>) -> ExitCode {
+    match found.and_then(|figures| print(&figures)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error is the last resort; there is nowhere to report that it is closed.
+            let _ = writeln!(io::stderr(), "{program}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(figures: &[Figure]) -> anyhow::Result<()> {
+    let lines = figures.iter().map(|figure| serde_json::to_string(figure).map(|line| line + "\n"));
+    let text = lines.collect::<Result<String, _>>()?;
+    Ok(io::stdout().write_all(text.as_bytes())?)
 }
 
 #[cfg(test)]

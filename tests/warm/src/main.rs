@@ -2,12 +2,11 @@
 //!
 //! `cargo xtask bench` runs it for each path and compares what it prints with `ci/budgets.toml`.
 
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use votive_bench::report::Figure;
+use votive_bench::report::{self, Figure};
 use votive_bench::subject::Subject;
 use votive_warm::freezer::Freezer;
 use votive_warm::measure::{Plan, measure};
@@ -117,21 +116,7 @@ impl PlanArguments {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Arguments::parse().command).await {
-        Ok(figures) => {
-            let lines = figures.iter().filter_map(|figure| serde_json::to_string(figure).ok());
-            let text = lines.fold(String::new(), |text, line| text + &line + "\n");
-            match io::stdout().write_all(text.as_bytes()) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(_) => ExitCode::FAILURE,
-            }
-        }
-        Err(error) => {
-            // Standard error is the last resort; there is nowhere to report that it is closed.
-            let _ = writeln!(io::stderr(), "votive-warm: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    report::end("votive-warm", run(Arguments::parse().command).await)
 }
 
 async fn run(command: Command) -> anyhow::Result<Vec<Figure>> {
