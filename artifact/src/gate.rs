@@ -16,7 +16,7 @@ use crate::keys::{KeyError, KeyService};
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, RootId};
 use crate::seal::{ARTIFACT_BYTES_MAX, Artifact, ArtifactError, Secret};
 use crate::store::root::{Root, RootError, RootState};
-use crate::store::{Store, StoreError};
+use crate::store::{READS_BYTES_MAX, Store, StoreError};
 
 /// How long a root's state is believed. Deleting a root begins later than this after it expired, so that every reader has
 /// asked again by then.
@@ -24,6 +24,9 @@ pub const STATE_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// Manifests whose names are remembered, so that each chunk need not be looked up in a new copy: about a worker's functions.
 const MANIFESTS_MAX: usize = 256;
+
+/// Grants whose signatures are remembered: a signature is checked once and not for each chunk, which would cost a tenth of it.
+const GRANTS_MAX: usize = 1024;
 
 /// What tells the time in seconds since 1970.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -42,6 +45,10 @@ pub struct Gate {
 struct Known {
     manifests: HashMap<Digest, Arc<Located>>,
     states: HashMap<RootId, (Instant, RootState)>,
+    /// When an alarm was raised.
+    raised: HashMap<RootId, Instant>,
+    /// What was signed by somebody who is trusted, by its bytes. Worker and time are compared each time.
+    grants: HashMap<Box<[u8]>, Grant>,
 }
 
 /// A manifest, the names in it, and the root where it lies now.
@@ -88,6 +95,12 @@ pub enum GateError {
         /// The artifact.
         identity: String,
     },
+    /// A read list is larger than any.
+    #[error("a read list of {bytes} bytes is more than the {READS_BYTES_MAX} allowed")]
+    Reads {
+        /// What it has.
+        bytes: usize,
+    },
     /// The artifact's manifest names no such chunk.
     #[error("the granted artifact has no chunk {name}")]
     NoChunk {
@@ -113,11 +126,31 @@ impl Gate {
 
     fn admit(&self, presented: Presented<'_>, operation: Operation) -> Result<Grant, GateError> {
         let now = (self.clock)();
-        let grant = self.verifier.verify(presented.grant, presented.worker, now)?;
+        let known = self.lock().grants.get(presented.grant).cloned();
+        let grant = match known {
+            Some(grant) => grant,
+            None => {
+                let grant = self.verifier.signed(presented.grant)?;
+                self.remember_grant(presented.grant, &grant, now);
+                grant
+            }
+        };
+        grant.check_now(presented.worker, now)?;
         if !grant.operations.allow(operation) {
             return Err(GrantError::Operation.into());
         }
         Ok(grant)
+    }
+
+    fn remember_grant(&self, bytes: &[u8], grant: &Grant, now_s: u64) {
+        let mut known = self.lock();
+        if known.grants.len() >= GRANTS_MAX {
+            known.grants.retain(|_, grant| grant.expires_s > now_s);
+        }
+        // With so many that are good at once, each is checked when it comes.
+        if known.grants.len() < GRANTS_MAX {
+            known.grants.insert(bytes.into(), grant.clone());
+        }
     }
 
     /// The granted artifact and its manifest.
@@ -129,6 +162,11 @@ impl Gate {
         presented: Presented<'_>,
     ) -> Result<(Artifact, Manifest), GateError> {
         let grant = self.admit(presented, Operation::Read)?;
+        let (artifact, manifest, _) = self.open(&grant).await?;
+        Ok((artifact, manifest))
+    }
+
+    async fn open(&self, grant: &Grant) -> Result<(Artifact, Manifest, Arc<Located>), GateError> {
         let (root, bytes) = self.locate(&grant.identity).await?;
         let artifact = Artifact::parse(&bytes)?;
         grant.check(Operation::Read, &artifact.identity, &artifact.manifest)?;
@@ -138,8 +176,8 @@ impl Gate {
         if manifest.root() != grant.root {
             return Err(GrantError::OtherArtifact.into());
         }
-        self.remember(artifact.manifest, &manifest, root);
-        Ok((artifact, manifest))
+        let located = self.remember(artifact.manifest, &manifest, root);
+        Ok((artifact, manifest, located))
     }
 
     /// The data key of the granted artifact.
@@ -164,14 +202,10 @@ impl Gate {
     /// [`GateError`]
     pub async fn chunk(&self, presented: Presented<'_>, name: &Digest) -> Result<Bytes, GateError> {
         let grant = self.admit(presented, Operation::Read)?;
-        let mut located = self.recall(&grant.manifest);
-        if located.is_none() {
-            self.artifact(presented).await?;
-            located = self.recall(&grant.manifest);
+        let located = self.located(&grant).await?;
+        if !located.names.contains(name) {
+            return Err(GateError::NoChunk { name: *name });
         }
-        let missing = || GateError::NoChunk { name: *name };
-        let located = located.filter(|located| located.names.contains(name)).ok_or_else(missing)?;
-        self.watch(located.root).await?;
         let path = self.store.chunk_path(located.root, name);
         match self.store.get(&path, located.sealed_bytes).await {
             Err(StoreError::NotFound { .. }) => {
@@ -183,6 +217,54 @@ impl Gate {
             }
             got => Ok(got?),
         }
+    }
+
+    /// What a start of the granted artifact reads, if somebody has written it down. Nobody has checked it.
+    ///
+    /// # Errors
+    /// [`GateError`]
+    pub async fn reads(&self, presented: Presented<'_>) -> Result<Option<Vec<u8>>, GateError> {
+        let grant = self.admit(presented, Operation::Read)?;
+        let located = self.located(&grant).await?;
+        let path = self.store.reads_path(located.root, &grant.manifest);
+        match self.store.get(&path, READS_BYTES_MAX).await {
+            Ok(list) => Ok(Some(list.into())),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes down what a start of the granted artifact read, unless somebody has; whether nobody had. What a root holds that has
+    /// expired stays as it is.
+    ///
+    /// # Errors
+    /// [`GateError`]
+    pub async fn put_reads(
+        &self,
+        presented: Presented<'_>,
+        list: &[u8],
+    ) -> Result<bool, GateError> {
+        let grant = self.admit(presented, Operation::Read)?;
+        if list.len() > READS_BYTES_MAX {
+            return Err(GateError::Reads { bytes: list.len() });
+        }
+        let located = self.located(&grant).await?;
+        if self.state(located.root).await? == RootState::Expired {
+            return Ok(false);
+        }
+        let path = self.store.reads_path(located.root, &grant.manifest);
+        Ok(self.store.put_new(&path, Bytes::copy_from_slice(list)).await?)
+    }
+
+    /// Where the granted artifact lies: looked up once, and again when the root where it was has expired since. An artifact
+    /// that was copied in time is read where it is now, and raises no alarm.
+    async fn located(&self, grant: &Grant) -> Result<Arc<Located>, GateError> {
+        if let Some(located) = self.recall(&grant.manifest)
+            && self.state(located.root).await? != RootState::Expired
+        {
+            return Ok(located);
+        }
+        Ok(self.open(grant).await?.2)
     }
 
     /// The root where an artifact lies, the youngest if there are several, and the artifact.
@@ -203,21 +285,30 @@ impl Gate {
 
     /// Raises the alarm if the root has expired, and goes on: the alarm is what keeps the bytes there.
     async fn watch(&self, root: RootId) -> Result<(), GateError> {
-        let known = self.lock().states.get(&root).copied();
-        if let Some((asked, _)) = known
-            && asked.elapsed() < STATE_AGE_MAX
-        {
-            return Ok(());
+        if self.state(root).await? == RootState::Expired {
+            let raised = self.lock().raised.get(&root).copied();
+            if raised.is_none_or(|raised| raised.elapsed() >= STATE_AGE_MAX) {
+                crate::gc::alarm(&self.store, root, "read").await?;
+                self.lock().raised.insert(root, Instant::now());
+            }
         }
-        let state = Root::state(&self.store, root).await?;
-        if state == RootState::Expired {
-            crate::gc::alarm(&self.store, root, "read").await?;
-        }
-        self.lock().states.insert(root, (Instant::now(), state));
         Ok(())
     }
 
-    fn remember(&self, id: Digest, manifest: &Manifest, root: RootId) {
+    /// A root's state, as it was at most [`STATE_AGE_MAX`] ago.
+    async fn state(&self, root: RootId) -> Result<RootState, GateError> {
+        let known = self.lock().states.get(&root).copied();
+        if let Some((asked, state)) = known
+            && asked.elapsed() < STATE_AGE_MAX
+        {
+            return Ok(state);
+        }
+        let state = Root::state(&self.store, root).await?;
+        self.lock().states.insert(root, (Instant::now(), state));
+        Ok(state)
+    }
+
+    fn remember(&self, id: Digest, manifest: &Manifest, root: RootId) -> Arc<Located> {
         let names = manifest.names().iter().copied().collect();
         let sealed_bytes = manifest.method().sealed_bytes();
         let mut known = self.lock();
@@ -226,7 +317,9 @@ impl Gate {
             let any = known.manifests.keys().next().copied();
             any.map(|any| known.manifests.remove(&any));
         }
-        known.manifests.insert(id, Arc::new(Located { names, sealed_bytes, root }));
+        let located = Arc::new(Located { names, sealed_bytes, root });
+        known.manifests.insert(id, located.clone());
+        located
     }
 
     fn recall(&self, id: &Digest) -> Option<Arc<Located>> {
@@ -235,6 +328,12 @@ impl Gate {
 
     fn forget(&self, id: &Digest) {
         self.lock().manifests.remove(id);
+    }
+
+    /// As if [`STATE_AGE_MAX`] had passed.
+    #[cfg(test)]
+    pub(crate) fn forget_states(&self) {
+        self.lock().states.clear();
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
@@ -247,3 +346,6 @@ impl fmt::Debug for Gate {
         f.debug_struct("Gate").field("store", &self.store).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

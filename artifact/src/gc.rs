@@ -17,7 +17,7 @@ use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, ManifestError, RootId};
 use crate::seal::{ARTIFACT_BYTES_MAX, Artifact, ArtifactError, SecretError};
 use crate::store::root::{Root, RootError, RootState};
 use crate::store::upload::{INDEX_BYTES_MAX, IndexEntry};
-use crate::store::{Store, StoreError};
+use crate::store::{READS_BYTES_MAX, Store, StoreError};
 
 /// How long a root stays after it expired at the least: until each reader has asked for its state again, and a day for someone to see
 /// the alarm.
@@ -235,10 +235,17 @@ async fn copy_artifact(
         copied.objects += 1;
         copied.bytes += most as u64;
     }
-    let small = [
+    let mut small = vec![
         (store.manifest_path(to, &artifact.manifest), bytes),
         (store.artifact_path(to, identity), record),
     ];
+    let reads = store.reads_path(to, &artifact.manifest);
+    match store.get(&store.reads_path(from, &artifact.manifest), READS_BYTES_MAX).await {
+        Ok(list) if !store.exists(&reads).await? => small.insert(0, (reads, list)),
+        // It is a hint: without one, or with one that is none, nothing is missing.
+        Ok(_) | Err(StoreError::NotFound { .. } | StoreError::TooLarge { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
     for (path, bytes) in small {
         copied.objects += 1;
         copied.bytes += bytes.len() as u64;

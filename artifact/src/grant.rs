@@ -168,6 +168,13 @@ impl Verifier {
     /// # Errors
     /// [`GrantError`]
     pub fn verify(&self, bytes: &[u8], worker: &str, now_s: u64) -> Result<Grant, GrantError> {
+        let grant = self.signed(bytes)?;
+        grant.check_now(worker, now_s)?;
+        Ok(grant)
+    }
+
+    /// Checks who signed a grant: what stays true of the same bytes. The rest is [`Grant::check_now`]'s.
+    pub(crate) fn signed(&self, bytes: &[u8]) -> Result<Grant, GrantError> {
         let body = bytes.len().checked_sub(SIGNATURE_BYTES).ok_or(GrantError::Malformed)?;
         if bytes.len() > GRANT_BYTES_MAX {
             return Err(GrantError::Malformed);
@@ -177,25 +184,32 @@ impl Verifier {
         if !self.keys.iter().any(|key| signed(key).is_ok()) {
             return Err(GrantError::Signature);
         }
-        let grant = Grant::parse(body).ok_or(GrantError::Malformed)?;
-        if grant.worker != worker {
-            return Err(GrantError::OtherWorker);
-        }
-        let lifetime = grant.expires_s.checked_sub(grant.not_before_s);
-        if lifetime.ok_or(GrantError::Malformed)? > LIFETIME_MAX_S {
-            return Err(GrantError::TooLong);
-        }
-        if now_s.saturating_add(SKEW_S) < grant.not_before_s {
-            return Err(GrantError::NotYet);
-        }
-        if now_s >= grant.expires_s {
-            return Err(GrantError::Expired);
-        }
-        Ok(grant)
+        Grant::parse(body).ok_or(GrantError::Malformed)
     }
 }
 
 impl Grant {
+    /// Whether it is this worker's and good at `now_s` seconds since 1970.
+    ///
+    /// # Errors
+    /// [`GrantError::OtherWorker`], [`GrantError::TooLong`], [`GrantError::NotYet`], [`GrantError::Expired`]
+    pub(crate) fn check_now(&self, worker: &str, now_s: u64) -> Result<(), GrantError> {
+        if self.worker != worker {
+            return Err(GrantError::OtherWorker);
+        }
+        let lifetime = self.expires_s.checked_sub(self.not_before_s);
+        if lifetime.ok_or(GrantError::Malformed)? > LIFETIME_MAX_S {
+            return Err(GrantError::TooLong);
+        }
+        if now_s.saturating_add(SKEW_S) < self.not_before_s {
+            return Err(GrantError::NotYet);
+        }
+        if now_s >= self.expires_s {
+            return Err(GrantError::Expired);
+        }
+        Ok(())
+    }
+
     /// Whether it allows an operation on an artifact with this manifest.
     ///
     /// # Errors

@@ -155,6 +155,12 @@ pub enum OciError {
         /// What is wrong.
         reason: BadEntry,
     },
+    /// Where PID 1 mounts is something that nothing can be mounted on.
+    #[error("the image's {name:?} is no folder: every microVM mounts on it")]
+    MountPoint {
+        /// Its name in the root.
+        name: &'static str,
+    },
     /// There is no place for the image.
     #[error("cannot make a temporary file in {path}")]
     Scratch {
@@ -221,6 +227,7 @@ pub fn image_laid_out(
     }
     let mut summary = flattened.summary();
     summary.zipped_bytes = layers.iter().map(|layer| layer.size).sum();
+    flattened.rootfs.add_mount_points().map_err(|name| OciError::MountPoint { name })?;
     let (file, image_bytes) = flattened.finish()?;
     summary.image_bytes = image_bytes;
     Ok(Image { file, config, manifest: digest, summary })

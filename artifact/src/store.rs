@@ -7,6 +7,7 @@
 //! roots/<root>/chunks/<2 digits>/<name>      ciphertext
 //! roots/<root>/manifests/<id>
 //! roots/<root>/artifacts/<digest of identity>
+//! roots/<root>/reads/<manifest>              which chunks a start reads: a hint that nobody trusts
 //! roots/<root>/index/<digest>                source, method and key -> the artifact that was made of it
 //! roots/<root>/uploads/<digest>              the data key of an upload that is not finished
 //! ```
@@ -35,6 +36,9 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// The most objects that a listing gives: more are a store that lies, or a root that no machine can delete in a day.
 pub(crate) const LISTED_MAX: usize = 64 << 20;
+
+/// The most bytes of a read list: its head and 512 chunks.
+pub const READS_BYTES_MAX: usize = 8 + 4 * 512;
 
 /// A store of artifacts.
 #[derive(Clone)]
@@ -168,6 +172,12 @@ impl Store {
     #[must_use]
     pub fn artifact_path(&self, root: RootId, identity: &str) -> Path {
         self.root_path(root).join("artifacts").join(Digest::of(identity.as_bytes()).to_string())
+    }
+
+    /// Where the read list of a manifest is.
+    #[must_use]
+    pub fn reads_path(&self, root: RootId, manifest: &Digest) -> Path {
+        self.root_path(root).join("reads").join(manifest.to_string())
     }
 
     /// Writes an object unless it is there; whether it was not. What is there stays as it is, and whole.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Collected, GcError, alarm_count, clear_alarms, delete, expire, migrate, rotate};
 use crate::fetch::Loader;
 use crate::fixture::{World, chunk, spec};
-use crate::gate::STATE_AGE_MAX;
+use crate::gate::{Presented, STATE_AGE_MAX};
 use crate::seal::Method;
 use crate::store::root::{Root, RootState};
 use crate::store::upload::Stored;
@@ -30,13 +30,16 @@ async fn half_migrated(world: &World) -> (Root, [Stored; 2]) {
     let lost = world.upload(&spec("lost", Method::Convergent), &[1, 2, 3]).await.unwrap();
     let kept = world.upload(&spec("kept", Method::ServiceKey), &[4, 0, 5]).await.unwrap();
     let old = world.uploader().await.root().clone();
+    let (gate, grant) = (world.gate(), world.grant(&kept));
+    let presented = Presented { worker: "worker-1", grant: &grant };
+    assert!(gate.put_reads(presented, b"list").await.unwrap());
     rotate(&world.store, &*world.keys, "service").await.unwrap();
     let live = [kept.identity.clone()].into();
     let planned = migrate(&world.store, &live, true).await.unwrap();
     let before = world.objects().await.len();
     let copied = migrate(&world.store, &live, false).await.unwrap();
     assert_eq!(planned, copied);
-    assert_eq!((copied.objects, world.objects().await.len() - before), (5, 5));
+    assert_eq!((copied.objects, world.objects().await.len() - before), (6, 6));
     assert_eq!(migrate(&world.store, &live, false).await.unwrap(), Collected::default());
     (old, [lost, kept])
 }
@@ -56,6 +59,9 @@ async fn what_is_needed_survives_its_root() {
     assert_eq!(delete(&world.store, old.id, STATE_AGE_MAX, false).await.unwrap(), would);
     assert_eq!(world.store.list(&world.store.root_path(old.id)).await.unwrap(), []);
     assert!(load(&world, &kept).await == chunk(4));
+    let (gate, grant) = (world.gate(), world.grant(&kept));
+    let presented = Presented { worker: "worker-1", grant: &grant };
+    assert_eq!(gate.reads(presented).await.unwrap().as_deref(), Some(&b"list"[..]));
     let again = world.upload(&spec("kept", Method::ServiceKey), &[4, 0, 5]).await.unwrap();
     assert_eq!((again.manifest, again.stored_bytes), (kept.manifest, 0), "it is not made anew");
     let gone = delete(&world.store, old.id, STATE_AGE_MAX, false).await.unwrap_err();

@@ -1,11 +1,16 @@
 //! What a container image says about how it is run.
 
+use serde::{Deserialize, Serialize};
+
 use super::document::Execution;
 use super::limits::{CONFIG_BYTES, CONFIG_STRINGS};
 use crate::archive::shown;
+use crate::limits::CONFIG_BYTES_MAX;
 
-/// How a container image is run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// How a container image is run. [`ContainerConfig::encode`] writes it as it is sealed with the image: an artifact whose config is
+/// not empty is a container image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ContainerConfig {
     /// `ENTRYPOINT`; empty if there is none.
     pub entrypoint: Vec<String>,
@@ -45,6 +50,9 @@ pub enum ConfigError {
         /// What it is.
         text: String,
     },
+    /// What was sealed with an image is not what [`ContainerConfig::encode`] writes.
+    #[error("what is sealed with the image is no configuration of a container image")]
+    Malformed,
 }
 
 impl ContainerConfig {
@@ -56,34 +64,68 @@ impl ContainerConfig {
         let working_folder =
             execution.working_dir.filter(|text| !text.is_empty()).unwrap_or_else(|| "/".to_owned());
         let user = execution.user.unwrap_or_default();
-        let all = [
-            ("ENTRYPOINT", &entrypoint[..]),
-            ("CMD", &command),
-            ("ENV", &variables),
-            ("WORKDIR", std::slice::from_ref(&working_folder)),
-            ("USER", std::slice::from_ref(&user)),
-        ];
-        let strings = || all.iter().flat_map(|(_, strings)| strings.iter());
-        let bytes: usize = strings().map(String::len).sum();
-        if bytes > CONFIG_BYTES || strings().count() > CONFIG_STRINGS {
+        let variable = |text: &String| match text.split_once('=') {
+            Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+            None => Err(ConfigError::Variable { text: shown(text.as_bytes()) }),
+        };
+        let environment = variables.iter().map(variable).collect::<Result<_, _>>()?;
+        ContainerConfig { entrypoint, command, environment, working_folder, user }.checked()
+    }
+
+    /// Reads what [`ContainerConfig::encode`] wrote, and nothing else: there is one way to write each configuration.
+    ///
+    /// # Errors
+    /// [`ConfigError`]
+    pub fn parse(bytes: &[u8]) -> Result<ContainerConfig, ConfigError> {
+        if bytes.len() > CONFIG_BYTES_MAX {
             return Err(ConfigError::TooLarge);
         }
-        for (field, strings) in all {
+        let config: ContainerConfig =
+            serde_json::from_slice(bytes).map_err(|_| ConfigError::Malformed)?;
+        let config = config.checked()?;
+        if config.encode() == bytes { Ok(config) } else { Err(ConfigError::Malformed) }
+    }
+
+    /// The configuration as JSON, at most 64 KiB of it if it came from an image.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("strings can be written as JSON")
+    }
+
+    /// Compares it with what is allowed.
+    fn checked(self) -> Result<ContainerConfig, ConfigError> {
+        let all = [
+            ("ENTRYPOINT", self.entrypoint.iter().collect::<Vec<_>>()),
+            ("CMD", self.command.iter().collect()),
+            ("ENV", self.environment.iter().flat_map(|(name, value)| [name, value]).collect()),
+            ("WORKDIR", vec![&self.working_folder]),
+            ("USER", vec![&self.user]),
+        ];
+        let strings = || all.iter().flat_map(|(_, strings)| strings.iter());
+        // A variable is one string, with a byte between its name and its value.
+        let variables = self.environment.len();
+        let bytes = strings().map(|string| string.len()).sum::<usize>() + variables;
+        if bytes > CONFIG_BYTES || strings().count() - variables > CONFIG_STRINGS {
+            return Err(ConfigError::TooLarge);
+        }
+        for (field, strings) in &all {
             if strings.iter().any(|string| string.contains('\0')) {
                 return Err(ConfigError::Nul { field });
             }
         }
-        if !working_folder.starts_with('/') {
-            return Err(ConfigError::WorkingFolder { text: shown(working_folder.as_bytes()) });
+        if !self.working_folder.starts_with('/') {
+            return Err(ConfigError::WorkingFolder { text: shown(self.working_folder.as_bytes()) });
         }
-        let environment = variables.iter().map(|text| variable(text)).collect::<Result<_, _>>()?;
-        Ok(ContainerConfig { entrypoint, command, environment, working_folder, user })
+        for (name, value) in &self.environment {
+            if name.is_empty() || name.contains('=') {
+                let text = format!("{name}={value}");
+                return Err(ConfigError::Variable { text: shown(text.as_bytes()) });
+            }
+        }
+        // Bytes that JSON writes as six may take it over what an artifact holds.
+        if self.encode().len() > CONFIG_BYTES_MAX { Err(ConfigError::TooLarge) } else { Ok(self) }
     }
 }
 
-fn variable(text: &str) -> Result<(String, String), ConfigError> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(ConfigError::Variable { text: shown(text.as_bytes()) }),
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -67,7 +67,15 @@ pub fn documents(data: &[u8]) {
         let Ok(config) = ContainerConfig::new(execution) else { return };
         assert!(config.working_folder.starts_with('/'), "it is absolute");
         assert!(config.environment.iter().all(|(name, _)| !name.is_empty()), "names are there");
+        assert_eq!(ContainerConfig::parse(&config.encode()), Ok(config), "it can be sealed");
     }
+}
+
+/// Reads what is sealed with an image: what is read is written alike.
+pub fn config(data: &[u8]) {
+    let Ok(config) = ContainerConfig::parse(data) else { return };
+    assert!(config.encode() == data, "there is one way to write a configuration");
+    assert!(config.working_folder.starts_with('/'), "it is absolute");
 }
 
 #[cfg(test)]

@@ -20,6 +20,10 @@ const OPAQUE: &str = ".wh..wh..opq";
 /// Names that begin like this are notes of an old storage driver and no files.
 const NOTE: &str = ".wh..wh.";
 
+/// What PID 1 mounts on in a root, and who may write to it if the image does not have it.
+pub(super) const MOUNT_POINTS: [(&str, u16); 3] =
+    [("dev", 0o755), ("proc", 0o555), ("tmp", 0o1777)];
+
 /// Why an entry is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadEntry {
@@ -114,6 +118,24 @@ impl Rootfs {
     pub(super) fn begin_layer(&mut self) {
         self.first = self.tree.len();
         self.listed.clear();
+    }
+
+    /// Makes the folders that PID 1 mounts on and no layer has, root's, of the beginning of time. Gives the one that is something
+    /// else.
+    pub(super) fn add_mount_points(&mut self) -> Result<(), &'static str> {
+        // They are no part of what the image's maker may be refused for.
+        self.nodes_max = usize::MAX;
+        for (name, permissions) in MOUNT_POINTS {
+            match self.child(Tree::ROOT, name) {
+                Some(id) if self.tree.children(id).is_some() => {}
+                Some(_) => return Err(name),
+                None => {
+                    let id = self.make_folder(Tree::ROOT, name).map_err(|_| name)?;
+                    self.tree.get_mut(id).attributes.permissions = permissions;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// How many names an inode has in the image, `linked`, or had in its own layer if all are hidden: so what is written of it

@@ -17,13 +17,15 @@ fn made(source: &OciSource) -> Result<Image, OciError> {
     image(source, &std::env::temp_dir(), &Limits::CONTAINER_IMAGE)
 }
 
-/// The names in the image of these layers, with the contents of files.
+/// The names in the image of these layers, with the contents of files; without empty mount points.
 fn flattened(layers: &[Tar]) -> BTreeMap<String, Vec<u8>> {
     let layout = LayoutFolder::new(layers.iter().map(|tar| Blob::gzip(tar.bytes())));
     let image = made(&layout.source()).unwrap();
     let reader = Reader::open(&image.file);
     let all = reader.all();
-    all.iter().map(|(name, found)| (name.clone(), reader.content_of_file(found))).collect()
+    let empty = |name: &str| !all.keys().any(|other| other.starts_with(&format!("{name}/")));
+    let shown = all.iter().filter(|(name, _)| !unpacked::is_mount_point(name) || !empty(name));
+    shown.map(|(name, found)| (name.clone(), reader.content_of_file(found))).collect()
 }
 
 fn names(layers: &[Tar]) -> Vec<String> {
@@ -155,6 +157,46 @@ fn the_configuration_says_how_it_is_run() {
     layout.execution(serde_json::json!({ "Entrypoint": null, "WorkingDir": "" }));
     let config = made(&layout.source()).unwrap().config;
     assert_eq!(config, ContainerConfig { working_folder: "/".into(), ..Default::default() });
+}
+
+#[test]
+fn what_is_mounted_on_is_there() {
+    let all_of = |tar: Tar| {
+        let image = made(&LayoutFolder::new([Blob::gzip(tar.bytes())]).source()).unwrap();
+        (Reader::open(&image.file).all(), image.summary)
+    };
+    let (all, summary) = all_of(Tar::new().file("a", b"x"));
+    assert_eq!(all.keys().collect::<Vec<_>>(), ["/", "/a", "/dev", "/proc", "/tmp"]);
+    for (name, mode) in [("/dev", 0o40_755), ("/proc", 0o40_555), ("/tmp", 0o41_777)] {
+        let found = &all[name];
+        assert_eq!((found.mode, found.user, found.group, found.links), (mode, 0, 0, 2), "{name}");
+        assert_eq!((found.seconds, found.nanoseconds), (0, 0), "{name}");
+    }
+    assert_eq!((summary.files, summary.folders), (1, 0), "what nobody uploaded is not counted");
+    // What the image has stays as it is.
+    let (all, _) = all_of(Tar::new().folder("tmp").file("tmp/kept", b"").folder("dev"));
+    assert_eq!(all.keys().collect::<Vec<_>>(), ["/", "/dev", "/proc", "/tmp", "/tmp/kept"]);
+    assert_eq!((all["/tmp"].mode, all["/tmp"].seconds), (0o40_755, 1000));
+    // An image without a layer has a root all the same.
+    let layout = LayoutFolder::new([]);
+    assert_eq!(Reader::open(&made(&layout.source()).unwrap().file).all().len(), 4);
+}
+
+#[test]
+fn what_cannot_be_mounted_on_is_refused_with_its_name() {
+    for tar in [
+        Tar::new().folder("var/tmp").link("tmp", "var/tmp"),
+        Tar::new().file("tmp", b""),
+        Tar::new().file("b", b"").hard_link("tmp", "b"),
+    ] {
+        let refused = made(&LayoutFolder::new([Blob::gzip(tar.bytes())]).source()).unwrap_err();
+        assert!(matches!(refused, OciError::MountPoint { name: "tmp" }), "{refused}");
+        assert!(refused.to_string().contains("\"tmp\""), "{refused}");
+    }
+    // Hidden by a later layer, it is nothing.
+    let (lower, upper) = (Tar::new().link("proc", "x"), Tar::new().file(".wh.proc", b""));
+    let layout = LayoutFolder::new([lower, upper].map(|tar| Blob::gzip(tar.bytes())));
+    assert!(Reader::open(&made(&layout.source()).unwrap().file).all().contains_key("/proc"));
 }
 
 #[test]

@@ -35,7 +35,7 @@ const ROOTS_MAX: usize = 10_000;
 pub enum RootState {
     /// New artifacts go there.
     Active,
-    /// What is there is read, and nothing is added.
+    /// What is there is read, and nothing is added but lists of what starts read.
     Retired,
     /// Nothing should be read there any more: a read is an alarm.
     Expired,

@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde_json::json;
 use votive_artifact::digest::{Digest, Hasher};
-use votive_artifact::oci::{self, ContainerConfig, OciSource};
+use votive_artifact::oci::{self, OciSource};
 use votive_artifact::seal::Method;
 use votive_artifact::store::upload::{Stored, UploadProgress, UploadSpec, Uploader};
 use votive_artifact::{Limits, optimise_zips_unnamed};
@@ -23,7 +23,7 @@ use super::{
 pub(super) const KEY_DEFAULT: &str = "votive";
 
 /// What images are made by: another number for another way, so that what was made before is made anew.
-const FORMAT: &[u8] = b"votive image source 1";
+const FORMAT: &[u8] = b"votive image source 2";
 
 /// Where ZIPs' images are built: in memory, so that their content is on no disk in the clear.
 const MEMORY: &str = "/dev/shm";
@@ -125,19 +125,7 @@ fn from_zips(zips: &[PathBuf], temporary: Option<&Path>) -> Made {
 fn from_oci(source: &OciSource, temporary: Option<&Path>) -> Made {
     let system = std::env::temp_dir();
     let image = oci::image(source, temporary.unwrap_or(&system), &Limits::CONTAINER_IMAGE)?;
-    Ok((image.file, image.summary.image_bytes, config(&image.config)))
-}
-
-/// How the image is run, as it is sealed with it.
-fn config(config: &ContainerConfig) -> Vec<u8> {
-    let object = json!({
-        "entrypoint": config.entrypoint,
-        "command": config.command,
-        "environment": config.environment,
-        "workingFolder": config.working_folder,
-        "user": config.user,
-    });
-    object.to_string().into_bytes()
+    Ok((image.file, image.summary.image_bytes, image.config.encode()))
 }
 
 /// `PATH`, `PATH:TAG` or `PATH@sha256:DIGEST`; what exists under the whole name is meant by it.

@@ -42,5 +42,6 @@ fn every_damaged_byte_gives_a_sound_image_or_none() {
 fn documents_are_read_or_refused() {
     for text in ["", "{}", "[]", r#"{"manifests":[{"digest":"","size":0}]}"#] {
         documents(text.as_bytes());
+        config(text.as_bytes());
     }
 }
