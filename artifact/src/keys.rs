@@ -1,7 +1,7 @@
 //! The key service: makes data keys, wraps them, and unwraps them for the context that they were wrapped for.
 //!
-//! [`Embedded`] is one for a single machine; others speak to a service elsewhere. None of them ever lets a key out that it
-//! wraps with.
+//! [`Embedded`] is one for a single machine; with the feature `kms`, `AwsKms` speaks AWS KMS's API. Neither ever lets a key out
+//! that it wraps with. [`open`] tells by a text which one is meant.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,11 +12,20 @@ use std::pin::Pin;
 
 pub use audit::{AuditRecord, Outcome};
 pub use embedded::{Embedded, KeyInfo};
+#[cfg(feature = "kms")]
+pub use kms::{AwsKms, KeyState, KmsError, KmsLimits, KmsSpec};
+pub use spec::{KeysSpec, OpenKeysError, open};
 
 use crate::seal::{Secret, SecretError};
 
 mod audit;
 mod embedded;
+#[cfg(feature = "kms")]
+mod kms;
+mod spec;
+
+/// The key that is used where none is named, unless the service has another.
+pub const KEY_DEFAULT: &str = "votive";
 
 /// What a data key is for: pairs of names and values that are authenticated and appear in audit records.
 pub type Context = BTreeMap<String, String>;
@@ -45,6 +54,11 @@ pub trait KeyService: Send + Sync + fmt::Debug {
         wrapped: &'a [u8],
         context: &'a Context,
     ) -> Answer<'a, Secret>;
+
+    /// The key that is used where none is named.
+    fn default_key(&self) -> &str {
+        KEY_DEFAULT
+    }
 }
 
 /// Why a key service gives no key.
@@ -69,7 +83,13 @@ pub enum KeyError {
         key: String,
         /// Why.
         #[source]
-        source: Option<crate::grant::GrantError>,
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// The key is in a state in which it cannot be used, such as that of waiting for its deletion.
+    #[error("the key {key} is in a state in which it cannot be used")]
+    InvalidState {
+        /// The key.
+        key: String,
     },
     /// The data key was wrapped with another key, for another context, or altered.
     #[error("the data key was not wrapped with the key {key} for this context")]
@@ -125,7 +145,9 @@ impl KeyError {
             KeyError::Disabled { .. } => "KMSDisabledException",
             KeyError::NotFound { .. } => "KMSNotFoundException",
             KeyError::AccessDenied { .. } => "KMSAccessDeniedException",
-            KeyError::InvalidCiphertext { .. } => "KMSInvalidStateException",
+            KeyError::InvalidState { .. } | KeyError::InvalidCiphertext { .. } => {
+                "KMSInvalidStateException"
+            }
             KeyError::Unavailable(_)
             | KeyError::File { .. }
             | KeyError::Altered { .. }

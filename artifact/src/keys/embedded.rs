@@ -106,6 +106,12 @@ impl Embedded {
         Ok(service)
     }
 
+    /// Whether a folder has a key service.
+    #[must_use]
+    pub fn is_in(folder: &Path) -> bool {
+        folder.join(MASTER).exists()
+    }
+
     /// Makes a key.
     ///
     /// # Errors
