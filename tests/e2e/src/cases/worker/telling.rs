@@ -3,8 +3,10 @@
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use votive_control::client::ClientError;
 
 use crate::cases::Case;
+use crate::cases::pauses::block_on;
 use crate::harness::{Version, Worker, bounded};
 
 pub(crate) const CASES: &[(&str, Case)] = &[
@@ -105,15 +107,22 @@ fn drained() -> Result<()> {
     let mut worker = Worker::start()?;
     let version = worker.register(&Version::tell()?)?;
     let watch = worker.watch(&["--logs"])?;
-    let event = json!({ "print": "under way", "sleepMs": 3000, "echo": 7 });
+    let event = json!({ "print": "under way", "sleepMs": 5000, "echo": 7 });
     let invocation = worker.spawn(&version, &event, &[])?;
     watch.await_log("under way")?;
-    worker.signal(Signal::TERM)?;
-    worker.await_some("the drain", || {
-        Ok((worker.get("/readyz")? == (503, String::from("draining\n"))).then_some(()))
+    block_on(async {
+        // Connected before, for all of what follows must be over before the invocation is.
+        let client = worker.connect().await?;
+        worker.signal(Signal::TERM)?;
+        worker.await_some("the drain", || {
+            Ok((worker.get("/readyz")? == (503, String::from("draining\n"))).then_some(()))
+        })?;
+        let refused = client.reserve(&version, "00000000-0000-4000-8000-000000000001").await;
+        let refusal = refused.err().context("reserved while draining")?;
+        let name = "ResourceNotReadyException";
+        ensure!(matches!(&refusal, ClientError::Refused(it) if it.name == name), "{refusal:?}");
+        Ok(())
     })?;
-    let (code, said) = worker.spawn(&version, &json!({}), &["--attempts", "1"])?.refusal()?;
-    ensure!(code == 1 && said.contains("ResourceNotReadyException"), "{code}: {said}");
     let told = invocation.answer()?;
     ensure!(told.code == 0 && told.response["echo"] == json!(7), "{told:?}");
     let ended = worker.wait()?;
