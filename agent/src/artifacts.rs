@@ -29,12 +29,14 @@ use crate::microvm::{Disk, LazyDisk};
 mod connection;
 mod granted;
 mod memory;
+mod origin;
 mod reads;
 mod served;
 #[cfg(test)]
 mod tests;
 
 pub use granted::{ArtifactName, Granter, Granting, NotGranted, OpenError, OwnGrants};
+pub use origin::{KeysError, Origin, ResolveError, Resolved, open_keys};
 pub use reads::{READS_MAX, ReadList};
 
 use granted::Granted;
@@ -153,16 +155,10 @@ impl Artifacts {
         artifact: &ArtifactName,
         ahead: Option<ReadList>,
     ) -> Result<Attached, OpenError> {
-        let _turn = self.shared.opens.acquire().await.map_err(|_| OpenError::Ended)?;
-        let (shared, name) = (Arc::clone(&self.shared), artifact.clone());
-        // A key service that is a file writes its record before it answers, and a table may hold many keys.
-        let opened = tokio::task::spawn_blocking(move || {
-            let granter = Arc::clone(&shared.granter);
-            let granted = Granted::open(&shared.loader, granter, &name);
-            let granted = Arc::new(Handle::current().block_on(granted)?);
-            User::new(shared, granted).map_err(OpenError::Memory)
+        let user = self.open(artifact, |shared, granted| {
+            User::new(shared, Arc::new(granted)).map_err(OpenError::Memory)
         });
-        let user = Arc::new(opened.await.map_err(|_| OpenError::Ended)??);
+        let user = Arc::new(user.await?);
         let config = user.granted.loaded().config().to_vec();
         let (file, presence) = user.served.read_only().map_err(OpenError::Memory)?;
         let (socket, requests) = UnixStream::pair().map_err(OpenError::Memory)?;
@@ -178,6 +174,32 @@ impl Artifacts {
         let timeout = read_limit.saturating_add(VMM_MARGIN);
         let lazy = Some(LazyDisk { presence, requests, timeout });
         Ok(Attached { disk: Disk { file, read_only: true, lazy }, config, reads })
+    }
+
+    /// What was sealed with an artifact's image.
+    ///
+    /// # Errors
+    /// [`OpenError`]
+    pub async fn config(&self, artifact: &ArtifactName) -> Result<Vec<u8>, OpenError> {
+        self.open(artifact, |_, granted| Ok(granted.loaded().config().to_vec())).await
+    }
+
+    /// Opens an artifact and makes something of it, in a thread of its own: a key service that is a file writes its record before
+    /// it answers, and a table may hold many keys.
+    async fn open<T: Send + 'static>(
+        &self,
+        artifact: &ArtifactName,
+        then: impl FnOnce(Arc<Shared>, Granted) -> Result<T, OpenError> + Send + 'static,
+    ) -> Result<T, OpenError> {
+        let _turn = self.shared.opens.acquire().await.map_err(|_| OpenError::Ended)?;
+        let (shared, name) = (Arc::clone(&self.shared), artifact.clone());
+        let opened = tokio::task::spawn_blocking(move || {
+            let granter = Arc::clone(&shared.granter);
+            let granted = Granted::open(&shared.loader, granter, &name);
+            let granted = Handle::current().block_on(granted)?;
+            then(shared, granted)
+        });
+        opened.await.map_err(|_| OpenError::Ended)?
     }
 
     /// What serving has come to.

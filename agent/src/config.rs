@@ -11,7 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{
-    HANG_TIMEOUT, IDLE_TIMEOUT_DEFAULT, LEASE_MAX, RESERVATION_LIFETIME, TIMEOUT_MAX_S,
+    ARTIFACT_IDLE_TIMEOUT, ARTIFACT_READ_TIMEOUT, HANG_TIMEOUT, IDLE_TIMEOUT_DEFAULT, LEASE_MAX,
+    RESERVATION_LIFETIME, TIMEOUT_MAX_S,
 };
 use value::{HumanDuration, HumanSize, Listen, SocketPath};
 
@@ -44,6 +45,8 @@ pub struct Config {
     pub capacity: Capacity,
     /// How long execution environments are kept and waited for.
     pub environments: Environments,
+    /// Where code that is registered as an artifact comes from, and how it is served to microVMs while they run.
+    pub artifacts: Artifacts,
     /// The socket that the worker is driven by: gRPC over mutual TLS 1.3 with AES-256-GCM.
     pub control: Control,
     /// Metrics and health over plain HTTP, without authentication.
@@ -145,6 +148,29 @@ pub enum Cgroups {
     Off,
 }
 
+/// Where artifacts come from, and how they are served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Artifacts {
+    /// The store that votive image create writes: a folder, or s3://BUCKET/PREFIX, whose endpoint and credentials come from the
+    /// variables that AWS's tools read. Without it, no artifact can be registered.
+    pub store: Option<String>,
+    /// The key service that unwraps artifacts' keys: the folder of the embedded one, as votive image --keys takes it.
+    pub keys: Option<String>,
+    /// The folder of the cache of encrypted chunks. Without it, cache in worker.state_dir. One agent at a time uses it.
+    #[schemars(extend("format" = "path"))]
+    pub cache: Option<PathBuf>,
+    /// What the cache may take of its disk: 16MiB to 1024TiB.
+    pub cache_size: HumanSize,
+    /// The memory of all images that microVMs read, shared by those that read the same: at least 64MiB. An absent chunk that finds
+    /// no room is an I/O error. Without it, an eighth of the host's memory. It is not part of capacity.memory.
+    pub memory: Option<HumanSize>,
+    /// How long an image stays in memory after its last environment: 1s to 14h. It makes room sooner if others need it.
+    pub idle_timeout: HumanDuration,
+    /// How long a guest's read may wait for a chunk before it is an I/O error: 1s to 9m.
+    pub read_timeout: HumanDuration,
+}
+
 /// The socket that the worker is driven by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -239,6 +265,20 @@ impl Default for Environments {
             hang_timeout: HumanDuration(HANG_TIMEOUT),
             cgroups: Cgroups::Auto,
             cgroup_root: None,
+        }
+    }
+}
+
+impl Default for Artifacts {
+    fn default() -> Self {
+        Self {
+            store: None,
+            keys: None,
+            cache: None,
+            cache_size: HumanSize(8 << 30),
+            memory: None,
+            idle_timeout: HumanDuration(ARTIFACT_IDLE_TIMEOUT),
+            read_timeout: HumanDuration(ARTIFACT_READ_TIMEOUT),
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::artifacts::Origin;
 use crate::causes::with_causes;
 use crate::cgroup::{CgroupError, Cgroups};
 use crate::config::check;
@@ -31,6 +32,7 @@ use crate::images::{Images, ImagesError};
 use crate::metrics::exporter::{Exporter, ExporterError, UPKEEP_INTERVAL};
 use crate::worker::WorkerHandle;
 
+mod artifacts;
 pub mod cli;
 pub mod endpoint;
 pub mod leftovers;
@@ -116,6 +118,9 @@ pub enum DaemonError {
     /// The control groups, which the configuration requires.
     #[error("microVMs cannot have control groups, which environments.cgroups requires")]
     Cgroups(#[source] CgroupError),
+    /// The artifacts.
+    #[error(transparent)]
+    Artifacts(#[from] artifacts::ArtifactsError),
     /// The worker did not start.
     #[error("the worker cannot start")]
     Worker(#[source] start::StartError),
@@ -149,10 +154,11 @@ pub fn run(config: &Config) -> Result<DaemonEnd, DaemonError> {
     let lock = StateLock::take(&places.state_dir)?;
     leftovers::sweep(&lock, images.vmm(), &places.state_dir);
     let cgroups = open_cgroups(config)?;
+    let origin = artifacts::open(config, &places)?;
     // Several threads: a guest's TLS or a large payload on one of them holds up no other guest.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(DaemonError::Loop)?;
-    let ended = runtime.block_on(serve(config, &places, images, cgroups));
+    let ended = runtime.block_on(serve(config, &places, images, cgroups, origin));
     // A task that still computes cannot hold the process back.
     runtime.shutdown_timeout(END_PATIENCE);
     drop(lock);
@@ -211,6 +217,7 @@ async fn serve(
     places: &Places,
     images: Images,
     cgroups: Option<Cgroups>,
+    origin: Option<Origin>,
 ) -> Result<DaemonEnd, DaemonError> {
     let mut signals = Signals::listen().map_err(DaemonError::Loop)?;
     let exporter = Exporter::install()?;
@@ -218,7 +225,7 @@ async fn serve(
     let metrics = bind_metrics(config).await?;
     let addresses: Vec<_> = control.addresses().iter().map(ToString::to_string).collect();
     let (worker, mut ended) =
-        start::start(config, places, images, cgroups).map_err(DaemonError::Worker)?;
+        start::start(config, places, images, cgroups, origin).map_err(DaemonError::Worker)?;
     let around = Around::start(&worker, control, metrics, exporter);
     // The first answer: from here on readiness is true, and systemd is told.
     around.pulse.beat(&worker).await;

@@ -247,8 +247,13 @@ pub enum GoneReason {
     #[error("the VMM did not answer within {} ms", .0.as_millis())]
     Hung(std::time::Duration),
     /// The microVM could not be started.
-    #[error("the microVM could not be started: {0}")]
-    NotStarted(String),
+    #[error("the microVM could not be started: {text}")]
+    NotStarted {
+        /// What its caller may know of it: the name of an exception of Lambda's API, if there is one.
+        code: Option<&'static str>,
+        /// Why.
+        text: String,
+    },
     /// Nobody looks after it any more: the worker is gone.
     #[error("the worker is gone")]
     Abandoned,

@@ -42,7 +42,7 @@ impl Launcher for FakeLauncher {
     }
 
     async fn launch(&self, order: LaunchOrder) -> Result<Launched, LaunchError> {
-        let pair = || UnixStream::pair().map_err(|error| LaunchError(error.to_string()));
+        let pair = || UnixStream::pair().map_err(|error| LaunchError::new(error.to_string()));
         let (link, guest_link) = pair()?;
         let (control, vmm_control) = pair()?;
         let kill = Arc::new(Notify::new());

@@ -450,10 +450,21 @@ pub fn lost(id: InvocationId, reason: &GoneReason) -> FunctionError {
         GoneReason::Fault { code: FaultCode::InvalidWorkingDirectory, .. } => {
             ("Runtime.InvalidWorkingDir", "the working directory cannot be entered")
         }
+        GoneReason::NotStarted { code: Some(code), .. } => (*code, of_key(code)),
         // The reason itself tells of the host: it is for the operator's log, not for a tenant.
         _ => ("Sandbox.Failure", "the execution environment was lost"),
     };
     made(error_type, id, text)
+}
+
+/// What a caller is told of the key that the function's code is sealed under.
+fn of_key(code: &str) -> &'static str {
+    match code {
+        "KMSDisabledException" => "the key of the function's code is disabled",
+        "KMSNotFoundException" => "the key of the function's code does not exist",
+        "KMSAccessDeniedException" => "the key of the function's code may not be used",
+        _ => "the key of the function's code cannot be used",
+    }
 }
 
 fn too_large(max: u64) -> FunctionError {

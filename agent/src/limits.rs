@@ -50,6 +50,16 @@ pub const PROBE_PERIOD: Duration = Duration::from_millis(400);
 pub const LOST_LINK_GRACE: Duration = Duration::from_millis(500);
 /// How long a killed process may take to be reaped before the environment is given up.
 pub const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an image that comes while it is read stays in memory after its last environment, unless it is configured: as long as
+/// an idle environment.
+pub const ARTIFACT_IDLE_TIMEOUT: Duration = IDLE_TIMEOUT_DEFAULT;
+/// How long a guest's read may wait for a chunk, unless it is configured: as long as a hard disk's driver waits.
+pub const ARTIFACT_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most that it may be: a VMM waits for ten minutes at most, and for a while longer than this side.
+pub const ARTIFACT_READ_TIMEOUT_MAX: Duration = Duration::from_secs(540);
+/// How long a registration may wait for the store that its artifact is in and for its key service: as long as a start of an
+/// environment may be waited for.
+pub const ARTIFACT_RESOLVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long after a process's end its pipes are read.
 pub const PIPE_GRACE: Duration = Duration::from_secs(1);

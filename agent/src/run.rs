@@ -21,7 +21,7 @@ use crate::invocation::{Condition, InvocationSpec, Outcome, never_begun};
 use crate::limits::{ORDERS_WAITING_MAX, PARTS_WAITING_MAX};
 use crate::link::Request;
 use crate::log::LogWriter;
-use crate::microvm::{Microvm, MicrovmControl, MicrovmError, MicrovmSpec};
+use crate::microvm::{Disk, Microvm, MicrovmControl, MicrovmError, MicrovmSpec};
 use crate::report::LogFormat;
 use crate::scratch::{self, ScratchError};
 use crate::worker::Clock;
@@ -183,7 +183,7 @@ fn open_everything(spec: &RunSpec) -> Result<MicrovmSpec, RunError> {
         Code::Zip(path) => pack(path)?,
     };
     let scratch = scratch::create(function.scratch_bytes())?;
-    let disks = disks(runtime, code, None, scratch);
+    let disks = disks(runtime, Disk::new(code, true), None, scratch);
     Ok(MicrovmSpec { console, ..MicrovmSpec::new(images, function, disks) })
 }
 

@@ -34,6 +34,10 @@ pub fn findings(config: &Config, places: &Places) -> Vec<Finding> {
     if let Some(path) = &places.unix_socket {
         findings.push(socket_finding(path));
     }
+    if config.artifacts.store.is_some() {
+        findings.push(artifact_keys_finding(config.artifacts.keys.as_deref().unwrap_or_default()));
+        findings.push(cache_finding(&places.artifact_cache));
+    }
     if let super::value::Listen::Address(address) = config.metrics.listen
         && !address.ip().is_loopback()
     {
@@ -155,6 +159,27 @@ fn socket_finding(path: &Path) -> Finding {
             Some(folder) => writable(SUBJECT, folder),
             None => bad(SUBJECT, format!("{} cannot be made", path.display()), "make its folder"),
         },
+    }
+}
+
+/// What is elsewhere is not asked here: it may come later than the worker.
+fn artifact_keys_finding(keys: &str) -> Finding {
+    const SUBJECT: &str = "artifacts' keys";
+    let fix = "votive image key create makes them; artifacts.keys names their folder";
+    match crate::artifacts::open_keys(keys) {
+        Ok(_) => good(SUBJECT, keys.to_owned()),
+        Err(error) => bad(SUBJECT, format!("{keys}: {}", with_causes(&error)), fix),
+    }
+}
+
+fn cache_finding(path: &Path) -> Finding {
+    match path.ancestors().find(|folder| folder.exists()) {
+        Some(folder) if folder.is_dir() => writable("artifacts' cache", folder),
+        _ => bad(
+            "artifacts' cache",
+            format!("{} cannot be made", path.display()),
+            "name a folder in artifacts.cache",
+        ),
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Places {
     pub unix_socket: Option<PathBuf>,
     /// The folder with the worker's certificate.
     pub keys: PathBuf,
+    /// The folder of the cache of chunks.
+    pub artifact_cache: PathBuf,
 }
 
 /// A place that nothing tells.
@@ -86,10 +88,13 @@ impl Config {
             }
         };
         let state_dir = self.worker.state_dir.clone().or_else(|| surroundings.state());
+        let state_dir = state_dir.ok_or(NoPlace { field: "worker.state_dir" })?;
         let keys = self.control.keys.clone();
+        let cache = self.artifacts.cache.clone();
         Ok(Places {
             worker_id: self.worker.id.clone().unwrap_or_else(|| surroundings.worker_id()),
-            state_dir: state_dir.ok_or(NoPlace { field: "worker.state_dir" })?,
+            artifact_cache: cache.unwrap_or_else(|| state_dir.join("cache")),
+            state_dir,
             unix_socket,
             keys: keys.unwrap_or_else(|| PathBuf::from("/etc/votive/keys/worker")),
         })

@@ -4,11 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
+use votive_artifact::cache::CACHE_BYTES_MIN;
 
 use super::value::{HumanDuration, HumanSize, Listen, SocketPath};
 use super::{Config, LeaseSource, Problem, VCPUS_OF_LARGEST};
 use crate::limits::{
-    LEASE_DRAIN_MARGIN, LEASE_KILL_MARGIN, LEASE_MAX, SHUTDOWN_TIMEOUT, TIMEOUT_MAX_S,
+    ARTIFACT_READ_TIMEOUT_MAX, LEASE_DRAIN_MARGIN, LEASE_KILL_MARGIN, LEASE_MAX, SHUTDOWN_TIMEOUT,
+    TIMEOUT_MAX_S,
 };
 
 /// The most environments of a worker: each costs it a task, a process and a dozen descriptors.
@@ -17,6 +19,8 @@ const ENVIRONMENTS_MAX: u32 = 10_000;
 const VCPUS_MAX: u32 = VCPUS_OF_LARGEST * ENVIRONMENTS_MAX;
 /// The least memory: one microVM of the smallest function, with what its kernel takes.
 const MEMORY_MIN: HumanSize = HumanSize(192 << 20);
+/// The least memory for images: one function's largest code would find no room for a part of it otherwise.
+const ARTIFACT_MEMORY_MIN: HumanSize = HumanSize(64 << 20);
 const ID_MAX: usize = 64;
 
 /// Collects what is wrong.
@@ -52,6 +56,7 @@ impl Config {
         self.judge_worker(&mut judge);
         self.judge_lease(&mut judge);
         self.judge_environments(&mut judge);
+        self.judge_artifacts(&mut judge);
         self.judge_sockets(&mut judge);
         if let Err(error) = EnvFilter::try_new(&self.log.level) {
             let level = &self.log.level;
@@ -120,6 +125,38 @@ impl Config {
         let hang = environments.hang_timeout;
         judge.duration("environments.hang_timeout", hang, second / 10, Duration::from_secs(60));
         judge.absolute("environments.cgroup_root", environments.cgroup_root.as_deref());
+    }
+
+    fn judge_artifacts(&self, judge: &mut Judge) {
+        let artifacts = &self.artifacts;
+        for (field, place) in
+            [("artifacts.store", &artifacts.store), ("artifacts.keys", &artifacts.keys)]
+        {
+            let place = place.as_deref();
+            // What has no scheme is a folder.
+            let folder = place.filter(|place| !place.contains(':')).map(Path::new);
+            judge.absolute(field, folder);
+            if place.is_some_and(|place| place.chars().any(char::is_control)) {
+                judge
+                    .wrong(field, format!("{place:?} is not allowed: it holds control characters"));
+            }
+        }
+        if artifacts.store.is_some() && artifacts.keys.is_none() {
+            let message = "it is missing: nothing of artifacts.store can be read without it";
+            judge.wrong("artifacts.keys", message.to_owned());
+        }
+        judge.absolute("artifacts.cache", artifacts.cache.as_deref());
+        let most = HumanSize(1 << 50);
+        let least = HumanSize(CACHE_BYTES_MIN);
+        judge.within("artifacts.cache_size", artifacts.cache_size, least, most);
+        if let Some(memory) = artifacts.memory {
+            judge.within("artifacts.memory", memory, ARTIFACT_MEMORY_MIN, most);
+        }
+        let second = Duration::from_secs(1);
+        let idle = artifacts.idle_timeout;
+        judge.duration("artifacts.idle_timeout", idle, second, LEASE_MAX);
+        let read = artifacts.read_timeout;
+        judge.duration("artifacts.read_timeout", read, second, ARTIFACT_READ_TIMEOUT_MAX);
     }
 
     fn judge_sockets(&self, judge: &mut Judge) {

@@ -44,6 +44,14 @@ fn every_field_is_read() {
         hang_timeout = "2s"
         cgroups = "required"
         cgroup_root = "/sys/fs/cgroup/votive"
+        [artifacts]
+        store = "s3://bucket/votive"
+        keys = "/srv/keys"
+        cache = "/srv/cache"
+        cache_size = "1GiB"
+        memory = "2GiB"
+        idle_timeout = "3m"
+        read_timeout = "20s"
         [control]
         unix_socket = "/run/votive/s"
         tcp = "[2001:db8::1]:9443"
@@ -74,6 +82,16 @@ fn every_field_is_read() {
     assert_eq!(config.environments.hang_timeout.0, Duration::from_secs(2));
     assert_eq!(config.environments.cgroups, Cgroups::Required);
     assert_eq!(config.environments.cgroup_root, Some(PathBuf::from("/sys/fs/cgroup/votive")));
+    let artifacts = crate::config::Artifacts {
+        store: Some(String::from("s3://bucket/votive")),
+        keys: Some(String::from("/srv/keys")),
+        cache: Some(PathBuf::from("/srv/cache")),
+        cache_size: HumanSize(1 << 30),
+        memory: Some(HumanSize(2 << 30)),
+        idle_timeout: HumanDuration(Duration::from_secs(180)),
+        read_timeout: HumanDuration(Duration::from_secs(20)),
+    };
+    assert_eq!(config.artifacts, artifacts);
     let socket = SocketPath::Path(PathBuf::from("/run/votive/s"));
     assert_eq!(config.control.unix_socket, Some(socket));
     assert_eq!(config.control.tcp.to_string(), "[2001:db8::1]:9443");
@@ -120,7 +138,7 @@ fn an_unknown_field_is_refused_with_the_name_that_was_meant() {
         ("[log]\nzzzz = 1", "line 2: log.zzzz: there is no such field; there are: format, level"),
         (
             "zzzzzzzz = 1",
-            "line 1: zzzzzzzz: there is no such field; there are: capacity, control, environments, host, lease, log, metrics, worker",
+            "line 1: zzzzzzzz: there is no such field; there are: artifacts, capacity, control, environments, host, lease, log, metrics, worker",
         ),
         (
             "log.\"le\\nvel\" = 1",
@@ -229,6 +247,40 @@ fn every_wrong_value_is_told_with_field_value_and_what_is_allowed() {
             ),
         ),
         (
+            "[artifacts]\nstore = \"store\"\nkeys = \"/k\"",
+            String::from("line 2: artifacts.store: \"store\" is not allowed; an absolute path is"),
+        ),
+        (
+            "[artifacts]\nstore = \"s3://bucket\"\nkeys = \"k\"",
+            String::from("line 3: artifacts.keys: \"k\" is not allowed; an absolute path is"),
+        ),
+        (
+            "[artifacts]\nstore = \"/s\"",
+            String::from(
+                "artifacts.keys: it is missing: nothing of artifacts.store can be read without it",
+            ),
+        ),
+        (
+            "[artifacts]\ncache = \"c\"",
+            String::from("line 2: artifacts.cache: \"c\" is not allowed; an absolute path is"),
+        ),
+        (
+            "[artifacts]\ncache_size = \"1MiB\"",
+            String::from("line 2: artifacts.cache_size: 1MiB is not allowed; 16MiB to 1024TiB are"),
+        ),
+        (
+            "[artifacts]\nmemory = \"1MiB\"",
+            String::from("line 2: artifacts.memory: 1MiB is not allowed; 64MiB to 1024TiB are"),
+        ),
+        (
+            "[artifacts]\nidle_timeout = \"0s\"",
+            String::from("line 2: artifacts.idle_timeout: 0s is not allowed; 1s to 14h are"),
+        ),
+        (
+            "[artifacts]\nread_timeout = \"10m\"",
+            String::from("line 2: artifacts.read_timeout: 10m is not allowed; 1s to 9m are"),
+        ),
+        (
             "[worker]\nid = \"a b\"",
             String::from(
                 "line 2: worker.id: \"a b\" is not allowed; 1 to 64 letters, digits, '.', '-' or '_' are",
@@ -303,6 +355,7 @@ fn places_come_from_the_file_then_systemd_then_the_user() {
         state_dir: PathBuf::from("/var/lib/votive"),
         unix_socket: Some(PathBuf::from("/run/votive/control.sock")),
         keys: PathBuf::from("/etc/votive/keys/worker"),
+        artifact_cache: PathBuf::from("/var/lib/votive/cache"),
     };
     assert_eq!(config.places(&root), Ok(expected));
     let systemd = Surroundings {
@@ -330,7 +383,7 @@ fn places_come_from_the_file_then_systemd_then_the_user() {
 #[test]
 fn every_field_is_documented() {
     let sections = reference::sections();
-    assert_eq!(sections.len(), 8);
+    assert_eq!(sections.len(), 9);
     for section in sections {
         assert!(section.text.ends_with('.'), "{}", section.name);
         for field in section.fields {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use prost_types::Timestamp;
 use tonic::Status;
+use votive_artifact::seal::is_name;
 use votive_control::v1;
 use votive_protocol::ResponseMode;
 
@@ -135,6 +136,12 @@ pub(crate) fn function_version_spec(
 fn code_source(field: &str, code: v1::Code) -> Result<CodeSource, Status> {
     let path = match code.source {
         Some(v1::code::Source::ZipPath(path)) => path,
+        Some(v1::code::Source::Artifact(identity)) if is_name(&identity) => {
+            return Ok(CodeSource::Artifact(identity));
+        }
+        Some(v1::code::Source::Artifact(_)) => {
+            return Err(refused::field(field, "it is no identity that an artifact can have"));
+        }
         None => return Err(refused::field(field, "it names no source")),
     };
     if !path.starts_with('/') || path.contains('\0') {

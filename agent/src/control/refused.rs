@@ -32,6 +32,7 @@ fn code_of(name: &str) -> Code {
         "AccessDeniedException" => Code::PermissionDenied,
         "UnknownOperationException" => Code::Unimplemented,
         SERVICE => Code::Internal,
+        name if name.starts_with("KMS") => Code::FailedPrecondition,
         _ => Code::InvalidArgument,
     }
 }

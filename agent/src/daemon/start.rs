@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tokio::task::JoinHandle;
 
+use crate::artifacts::Origin;
 use crate::cgroup::Cgroups;
 use crate::config::place::Places;
 use crate::config::{self, Config, VCPUS_OF_LARGEST};
@@ -39,8 +40,9 @@ pub(super) fn start(
     places: &Places,
     images: Images,
     cgroups: Option<Cgroups>,
+    origin: Option<Origin>,
 ) -> Result<(WorkerHandle, JoinHandle<WorkerEnd>), StartError> {
-    let launcher = MicrovmLauncher::new(images, cgroups, boots(config), &places.state_dir)
+    let launcher = MicrovmLauncher::new(images, cgroups, boots(config), &places.state_dir, origin)
         .map_err(|source| StartError::Store { path: places.state_dir.clone(), source })?;
     Ok(worker::start(worker_config(config, places, host_memory()), launcher, Clock::host())?)
 }
@@ -82,7 +84,7 @@ fn boots(config: &Config) -> usize {
 }
 
 /// The host's memory in bytes.
-fn host_memory() -> u64 {
+pub(super) fn host_memory() -> u64 {
     let info = rustix::system::sysinfo();
     info.totalram.saturating_mul(u64::from(info.mem_unit))
 }

@@ -165,6 +165,7 @@ fn a_worker_is_told_what_the_configuration_says() {
         state_dir: PathBuf::from("/s"),
         unix_socket: None,
         keys: PathBuf::from("/k"),
+        artifact_cache: PathBuf::from("/s/cache"),
     };
     let told = worker_config(&Config::default(), &places, 64 << 30);
     assert_eq!((told.id.as_str(), told.state_dir.as_path()), ("w", Path::new("/s")));
@@ -183,4 +184,39 @@ fn a_worker_is_told_what_the_configuration_says() {
     assert_eq!((told.limits.capacity.memory_mb, told.limits.capacity.vcpus), (1024, 7));
     assert_eq!(told.limits.per_function_version, 3);
     assert_eq!(told.idle_timeout, Duration::from_secs(60));
+}
+
+#[test]
+fn artifacts_are_served_when_store_keys_and_cache_are_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let config = |extra: &str| {
+        let (store, keys) = (at("store"), at("keys"));
+        let text = format!("[artifacts]\nstore = {store:?}\nkeys = {keys:?}\n{extra}");
+        crate::config::parse::parse(&text).unwrap()
+    };
+    let places = Places {
+        worker_id: String::from("w"),
+        state_dir: at("state"),
+        unix_socket: None,
+        keys: PathBuf::from("/k"),
+        artifact_cache: at("state/cache"),
+    };
+    assert!(super::artifacts::open(&Config::default(), &places).unwrap().is_none());
+    let error = super::artifacts::open(&config(""), &places).unwrap_err();
+    assert_eq!(error.to_string(), "artifacts.keys cannot be used");
+    votive_artifact::keys::Embedded::create(&at("keys")).unwrap();
+    let origin = super::artifacts::open(&config(""), &places).unwrap().unwrap();
+    // One process a cache.
+    let error = super::artifacts::open(&config(""), &places).unwrap_err();
+    assert_eq!(error.to_string(), "artifacts.cache cannot be used");
+    drop(origin);
+    super::artifacts::open(&config("memory = \"64MiB\""), &places).unwrap().unwrap();
+    let nameless = Places { worker_id: String::from("a b"), ..places };
+    assert!(super::artifacts::open(&config(""), &nameless).is_err());
+    // A store that is elsewhere is opened without asking it for anything.
+    let text = format!("[artifacts]\nstore = \"s3://bucket/x\"\nkeys = {:?}\n", at("keys"));
+    let s3 = crate::config::parse::parse(&text).unwrap();
+    let places = Places { worker_id: String::from("w"), ..nameless };
+    super::artifacts::open(&s3, &places).unwrap().unwrap();
 }

@@ -91,7 +91,9 @@ pub(crate) async fn run(
         loop {
             tokio::select! {
                 launched = &mut launch => {
-                    break launched.map_err(|error| GoneReason::NotStarted(error.to_string()));
+                    break launched.map_err(|LaunchError { code, text }| {
+                        GoneReason::NotStarted { code, text }
+                    });
                 }
                 order = orders.recv() => match order {
                     Some(Order::Invoke(job)) => waiting = Some(job),

@@ -145,6 +145,8 @@ pub enum CodeSource {
     Zip(PathBuf),
     /// An EROFS image that was made of one before.
     Image(PathBuf),
+    /// An artifact of the worker's store, by its identity.
+    Artifact(String),
 }
 
 /// A function version that is known.

@@ -86,6 +86,14 @@ pub enum RegisterError {
         /// What is wrong, causes included; it names no more of the host than the caller did.
         reason: String,
     },
+    /// Its artifact cannot be used.
+    #[error("the artifact cannot be used: {reason}")]
+    Artifact {
+        /// The name of the exception that Lambda's API gives for it.
+        code: &'static str,
+        /// What is wrong; it names no more of the host than the caller did.
+        reason: String,
+    },
     /// There is no image of its runtime.
     #[error("there is no runtime {runtime:?} here")]
     UnknownRuntime {
@@ -116,6 +124,7 @@ impl RegisterError {
         match self {
             Self::Function(_) | Self::TooManyLayers { .. } => "InvalidParameterValueException",
             Self::Code { .. } => "InvalidZipFileException",
+            Self::Artifact { code, .. } => code,
             Self::UnknownRuntime { .. } => "InvalidRuntimeException",
             Self::Conflict { .. } => "ResourceConflictException",
             Self::TooMany { .. } => "CodeStorageExceededException",

@@ -84,5 +84,18 @@ pub trait CpuShare: Send + Sync {
 
 /// Why a microVM was not started.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct LaunchError(pub String);
+#[error("{text}")]
+pub struct LaunchError {
+    /// What its caller may know of it: the name of an exception of Lambda's API, if there is one.
+    pub code: Option<&'static str>,
+    /// What the operator may know of it.
+    pub text: String,
+}
+
+impl LaunchError {
+    /// A failure of the host's.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self { code: None, text }
+    }
+}

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, Semaphore};
 use votive_protocol::limits::MOUNTS_MAX;
 use votive_protocol::{FileSystem, Mount, MountTarget};
 
+use crate::artifacts::{Attached, Origin};
 use crate::causes::with_causes;
 use crate::cgroup::{CgroupSpec, Cgroups, CpuMax, EnvironmentCgroup};
 use crate::function::{Function, FunctionSpec};
@@ -18,8 +19,12 @@ use crate::scratch;
 use crate::worker::api::{CodeSource, FunctionVersionSpec, RegisterError};
 use crate::worker::boots::Boots;
 use crate::worker::launcher::{CpuShare, LaunchError, LaunchOrder, Launched, Launcher};
-use crate::worker::registry::{Version, VersionImages};
-use crate::worker::store::{Packed, Store, StoreError, together};
+use crate::worker::registry::{CodeImage, Version, VersionImages};
+use crate::worker::store::{Packed, Sha256Digest, Store, StoreError, together};
+
+mod artifact;
+#[cfg(test)]
+mod tests;
 
 /// Starts `votive-vmm`.
 #[derive(Debug)]
@@ -27,13 +32,14 @@ pub struct MicrovmLauncher {
     images: Images,
     cgroups: Option<Cgroups>,
     store: Store,
+    origin: Option<Origin>,
     packing: Semaphore,
     boots: Boots,
 }
 
 impl MicrovmLauncher {
     /// A launcher of these images, which keeps packed code in `state_dir`, gives each microVM a group of its own if there are
-    /// `cgroups`, and has no more than `boots` of them boot at once.
+    /// `cgroups`, and has no more than `boots` of them boot at once. Artifacts are those of `origin`.
     ///
     /// # Errors
     /// When the folder cannot be made.
@@ -42,10 +48,11 @@ impl MicrovmLauncher {
         cgroups: Option<Cgroups>,
         boots: usize,
         state_dir: &Path,
+        origin: Option<Origin>,
     ) -> std::io::Result<Self> {
         let store = Store::open(state_dir)?;
         let (boots, packing) = (Boots::new(boots), Semaphore::new(PACKING_AT_ONCE));
-        Ok(Self { images, cgroups, store, packing, boots })
+        Ok(Self { images, cgroups, store, origin, packing, boots })
     }
 }
 
@@ -55,17 +62,10 @@ impl Launcher for MicrovmLauncher {
         if !self.images.runtime(&function).is_file() {
             return Err(RegisterError::UnknownRuntime { runtime: spec.runtime });
         }
-        let _turn = self.packing.acquire().await.map_err(|_| RegisterError::Unavailable)?;
-        let store = self.store.clone();
-        let (code, layers) = (spec.code.clone(), spec.layers.clone());
-        let packed = tokio::task::spawn_blocking(move || pack(&store, &code, &layers));
-        let (code, layers) = packed
-            .await
-            .map_err(|_| RegisterError::Unavailable)?
-            .map_err(|error| describe(&error))?;
+        let (code, sha256, layers) = self.make_images(&spec).await?;
         let digests: Vec<_> =
-            std::iter::once(code.sha256).chain(layers.iter().map(|it| it.sha256)).collect();
-        let images = VersionImages { code: code.image, layers: layers.map(|it| it.image) };
+            std::iter::once(sha256).chain(layers.iter().map(|it| it.sha256)).collect();
+        let images = VersionImages { code, layers: layers.map(|it| it.image) };
         Ok(Version {
             function: Arc::new(function),
             code_sha256: together(&digests),
@@ -76,20 +76,23 @@ impl Launcher for MicrovmLauncher {
     }
 
     async fn launch(&self, order: LaunchOrder) -> Result<Launched, LaunchError> {
+        // Before its turn: a store that is slow holds up the functions whose code is there, and no others.
+        let attached = artifact::attach(self.origin.as_ref(), &order).await?;
         let turn = self.boots.turn(order.initialization).await;
-        let turn = turn.map_err(|error| LaunchError(error.to_string()))?;
+        let turn = turn.map_err(|error| LaunchError::new(error.to_string()))?;
         let (images, cgroups) = (self.images.clone(), self.cgroups.clone());
         let prepared = tokio::task::spawn_blocking(move || {
-            let mut spec = microvm_spec(&images, &order)?;
+            let mut spec = microvm_spec(&images, &order, attached)?;
             let group = cgroups.map(|cgroups| join_group(&cgroups, &order, &mut spec));
             Ok::<_, LaunchError>((spec, group.transpose()?))
         });
-        let prepared = prepared.await.map_err(|error| LaunchError(error.to_string()))?;
+        let prepared = prepared.await.map_err(|error| LaunchError::new(error.to_string()))?;
         let (spec, group) = prepared?;
         let mounts = mounts(spec.disks.len() > DISKS_WITHOUT_LAYERS);
-        let spawned = Microvm::spawn(spec).map_err(|error| LaunchError(with_causes(&error)))?;
+        let spawned =
+            Microvm::spawn(spec).map_err(|error| LaunchError::new(with_causes(&error)))?;
         let heard = turn.until_heard(&spawned.link);
-        tokio::spawn(heard.map_err(|error| LaunchError(error.to_string()))?);
+        tokio::spawn(heard.map_err(|error| LaunchError::new(error.to_string()))?);
         let launched = launched(spawned, mounts);
         Ok(match group {
             Some(group) => launched.in_group(group),
@@ -98,7 +101,9 @@ impl Launcher for MicrovmLauncher {
     }
 
     fn forget(&self, images: &VersionImages) {
-        self.store.forget(&images.code);
+        if let CodeImage::File(code) = &images.code {
+            self.store.forget(code);
+        }
         if let Some(layers) = &images.layers {
             self.store.forget(layers);
         }
@@ -136,28 +141,60 @@ pub(crate) fn check(spec: &FunctionVersionSpec) -> Result<Function, RegisterErro
     Ok(function.validate()?)
 }
 
-fn pack(
-    store: &Store,
-    code: &CodeSource,
-    layers: &[CodeSource],
-) -> Result<(Packed, Option<Packed>), StoreError> {
-    Ok((store.code(code)?, store.layers(layers)?))
+impl MicrovmLauncher {
+    /// The image of a version's code with its digest, and that of its layers.
+    async fn make_images(
+        &self,
+        spec: &FunctionVersionSpec,
+    ) -> Result<(CodeImage, Sha256Digest, Option<Packed>), RegisterError> {
+        let (code, layers) = (spec.code.clone(), spec.layers.clone());
+        if let CodeSource::Artifact(identity) = &code {
+            let name = artifact::find(self.origin.as_ref(), identity).await?;
+            let layers = self.pack(move |store| store.layers(&layers)).await?;
+            let sha256 = *name.manifest.as_bytes();
+            return Ok((CodeImage::Artifact(name), sha256, layers));
+        }
+        let pack = move |store: &Store| Ok((store.code(&code)?, store.layers(&layers)?));
+        let (code, layers) = self.pack(pack).await?;
+        Ok((CodeImage::File(code.image), code.sha256, layers))
+    }
+
+    /// Packs in a thread of its own, when it is its turn.
+    async fn pack<T: Send + 'static>(
+        &self,
+        pack: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, RegisterError> {
+        let _turn = self.packing.acquire().await.map_err(|_| RegisterError::Unavailable)?;
+        let store = self.store.clone();
+        let packed = tokio::task::spawn_blocking(move || pack(&store));
+        let packed = packed.await.map_err(|_| RegisterError::Unavailable)?;
+        packed.map_err(|error| describe(&error))
+    }
 }
 
 fn describe(error: &StoreError) -> RegisterError {
     RegisterError::Code { reason: with_causes(error) }
 }
 
-fn microvm_spec(images: &Images, order: &LaunchOrder) -> Result<MicrovmSpec, LaunchError> {
-    let open =
-        |what, path| Images::open(what, path).map_err(|error| LaunchError(with_causes(&error)));
+fn microvm_spec(
+    images: &Images,
+    order: &LaunchOrder,
+    attached: Option<Attached>,
+) -> Result<MicrovmSpec, LaunchError> {
+    let open = |what, path| {
+        Images::open(what, path).map_err(|error| LaunchError::new(with_causes(&error)))
+    };
     let function = &order.function;
     let runtime = open("the runtime image", images.runtime(function))?;
-    let code = open("the code image", order.images.code.clone())?;
+    let code = match (&order.images.code, attached) {
+        (CodeImage::File(path), _) => Disk::new(open("the code image", path.clone())?, true),
+        (CodeImage::Artifact(_), Some(attached)) => attached.disk,
+        (CodeImage::Artifact(_), None) => return Err(LaunchError::new(String::from("no disk"))),
+    };
     let layers = order.images.layers.clone();
     let layers = layers.map(|path| open("the layers' image", path)).transpose()?;
     let scratch = scratch::create(function.scratch_bytes());
-    let scratch = scratch.map_err(|error| LaunchError(with_causes(&error)))?;
+    let scratch = scratch.map_err(|error| LaunchError::new(with_causes(&error)))?;
     let disks = disks(runtime, code, layers, scratch);
     Ok(MicrovmSpec { deadline: order.deadline, ..MicrovmSpec::new(images, function, disks) })
 }
@@ -175,14 +212,14 @@ fn join_group(
         vcpus: spec.vcpus,
         disks: u32::try_from(spec.disks.len()).unwrap_or(u32::MAX),
     };
-    let group = cgroups.create(&group).map_err(|error| LaunchError(with_causes(&error)))?;
-    spec.cgroup = Some(group.procs().map_err(|error| LaunchError(with_causes(&error)))?);
+    let group = cgroups.create(&group).map_err(|error| LaunchError::new(with_causes(&error)))?;
+    spec.cgroup = Some(group.procs().map_err(|error| LaunchError::new(with_causes(&error)))?);
     Ok(group)
 }
 
 /// The disks in the order of [`mounts`].
-pub(crate) fn disks(runtime: File, code: File, layers: Option<File>, scratch: File) -> Vec<Disk> {
-    let mut disks = vec![Disk::new(runtime, true), Disk::new(code, true)];
+pub(crate) fn disks(runtime: File, code: Disk, layers: Option<File>, scratch: File) -> Vec<Disk> {
+    let mut disks = vec![Disk::new(runtime, true), code];
     disks.extend(layers.map(|file| Disk::new(file, true)));
     disks.push(Disk::new(scratch, false));
     disks

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use crate::artifacts::ArtifactName;
 use crate::function::{Function, LATEST};
 use crate::limits::{FUNCTION_VERSION_NAMES_MAX, FUNCTION_VERSIONS_MAX};
 use crate::report::LogFormat;
@@ -33,9 +34,24 @@ pub struct Version {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VersionImages {
     /// `/var/task`
-    pub code: PathBuf,
+    pub code: CodeImage,
     /// `/opt`, if there are layers.
     pub layers: Option<PathBuf>,
+}
+
+/// Where an image of code is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CodeImage {
+    /// In a file of this host.
+    File(PathBuf),
+    /// In the worker's store; it comes while it is read.
+    Artifact(ArtifactName),
+}
+
+impl Default for CodeImage {
+    fn default() -> Self {
+        Self::File(PathBuf::new())
+    }
 }
 
 impl Version {

@@ -470,6 +470,6 @@ fn end_reason(reason: &GoneReason) -> EndReason {
         | GoneReason::ResetTimeout(_)
         | GoneReason::Stuck => EndReason::GuestViolation,
         GoneReason::Hung(_) => EndReason::VmmLost,
-        GoneReason::NotStarted(_) => EndReason::LaunchFailed,
+        GoneReason::NotStarted { .. } => EndReason::LaunchFailed,
     }
 }

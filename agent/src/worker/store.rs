@@ -41,8 +41,10 @@ pub(crate) enum StoreError {
     Refused(#[source] votive_artifact::OptimiseError),
     #[error("the image cannot be kept")]
     Keep(#[source] io::Error),
-    #[error("layers cannot be images")]
+    #[error("layers are ZIPs: they cannot be images or artifacts")]
     LayerImage,
+    #[error("an artifact is no file of this host")]
+    Artifact,
 }
 
 impl Store {
@@ -61,6 +63,7 @@ impl Store {
         match code {
             CodeSource::Image(path) => Ok(Packed { image: path.clone(), sha256: digest_of(path)? }),
             CodeSource::Zip(path) => self.pack("code", std::slice::from_ref(path)),
+            CodeSource::Artifact(_) => Err(StoreError::Artifact),
         }
     }
 
@@ -68,7 +71,7 @@ impl Store {
     pub(crate) fn layers(&self, layers: &[CodeSource]) -> Result<Option<Packed>, StoreError> {
         let path = |layer: &CodeSource| match layer {
             CodeSource::Zip(path) => Ok(path.clone()),
-            CodeSource::Image(_) => Err(StoreError::LayerImage),
+            CodeSource::Image(_) | CodeSource::Artifact(_) => Err(StoreError::LayerImage),
         };
         let zips: Vec<_> = layers.iter().map(path).collect::<Result<_, _>>()?;
         if zips.is_empty() { Ok(None) } else { self.pack("layers", &zips).map(Some) }

@@ -27,9 +27,8 @@ pub(crate) struct RegisterArguments {
     /// The handler as the runtime understands it, such as app.handler
     #[arg(long, value_name = "NAME")]
     handler: String,
-    /// The function's code: a ZIP that the worker can read at this path
-    #[arg(long, value_name = "FILE")]
-    zip: PathBuf,
+    #[command(flatten)]
+    code: CodeArguments,
     /// A layer, the same way; may be given several times, merged in this order
     #[arg(long = "layer", value_name = "FILE")]
     layers: Vec<PathBuf>,
@@ -58,6 +57,28 @@ pub(crate) struct RegisterArguments {
     pub(crate) to: ConnectArguments,
 }
 
+/// Where the code is.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct CodeArguments {
+    /// The function's code: a ZIP that the worker can read at this path
+    #[arg(long, value_name = "FILE")]
+    zip: Option<PathBuf>,
+    /// The function's code: an artifact of the worker's store, which `votive image create` made
+    #[arg(long, value_name = "IDENTITY")]
+    artifact: Option<String>,
+}
+
+impl CodeArguments {
+    fn source(&self) -> Result<v1::Code, UsageError> {
+        let artifact = self.artifact.clone().map(v1::code::Source::Artifact);
+        match (&self.zip, artifact) {
+            (Some(zip), _) => code(zip),
+            (None, source) => Ok(v1::Code { source }),
+        }
+    }
+}
+
 impl RegisterArguments {
     /// The request, with absolute paths: the worker's working folder is not ours.
     pub(crate) fn request(&self) -> Result<v1::RegisterFunctionVersionRequest, UsageError> {
@@ -72,7 +93,7 @@ impl RegisterArguments {
             timeout: Some(proto_duration(self.timeout)),
             init_timeout: Some(proto_duration(self.init_timeout)),
             environment: read_environment(&self.environment)?.into_iter().collect(),
-            code: Some(code(&self.zip)?),
+            code: Some(self.code.source()?),
             layers: layers?,
             ephemeral_storage_mb: self.ephemeral_storage,
             concurrency_limit: self.concurrency_limit,

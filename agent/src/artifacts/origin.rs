@@ -1,0 +1,100 @@
+//! The store that a worker's artifacts are in: which ones there are, and what they are.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
+use votive_artifact::keys::{Embedded, KeyService};
+use votive_artifact::store::Store;
+use votive_artifact::store::verify::{VerifyError, find};
+
+use super::{ArtifactName, Artifacts, OpenError};
+use crate::limits::ARTIFACT_RESOLVE_TIMEOUT;
+
+/// The artifacts of one store, and what serves them.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    artifacts: Artifacts,
+    store: Store,
+}
+
+/// An artifact that is there and can be opened.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// Which one, for ever.
+    pub name: ArtifactName,
+    /// What was sealed with the image; empty if it is of ZIPs.
+    pub config: Vec<u8>,
+}
+
+/// Why an artifact cannot be a function's code.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// The store does not give it.
+    #[error(transparent)]
+    Find(#[from] VerifyError),
+    /// It cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The store or the key service takes too long.
+    #[error("the artifact's store or its key service takes too long")]
+    Slow(#[from] Elapsed),
+}
+
+impl ResolveError {
+    /// The name of the exception that Lambda's API gives for it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            ResolveError::Find(VerifyError::NoArtifact { .. }) => "InvalidParameterValueException",
+            ResolveError::Open(error) => error.code(),
+            ResolveError::Find(_) | ResolveError::Slow(_) => "ServiceException",
+        }
+    }
+}
+
+impl Origin {
+    /// What `artifacts` serves from `store`.
+    #[must_use]
+    pub fn new(artifacts: Artifacts, store: Store) -> Origin {
+        Origin { artifacts, store }
+    }
+
+    /// What serves them.
+    #[must_use]
+    pub fn artifacts(&self) -> &Artifacts {
+        &self.artifacts
+    }
+
+    /// Finds the artifact of this identity, and opens it once: what it is, and that its key is good.
+    ///
+    /// # Errors
+    /// [`ResolveError`]
+    pub async fn resolve(&self, identity: &str) -> Result<Resolved, ResolveError> {
+        let resolve = async {
+            let found = find(&self.store, identity).await?;
+            // The root that it was sealed in, and not the one where it was found: garbage collection copies it to others.
+            let name = ArtifactName {
+                identity: identity.to_owned(),
+                manifest: found.artifact.manifest,
+                root: found.manifest.root(),
+            };
+            let config = self.artifacts.config(&name).await?;
+            Ok(Resolved { name, config })
+        };
+        timeout(ARTIFACT_RESOLVE_TIMEOUT, resolve).await?
+    }
+}
+
+/// Why a key service cannot be used.
+pub type KeysError = votive_artifact::keys::KeyError;
+
+/// The key service that a configuration names.
+///
+/// # Errors
+/// [`KeysError`]
+pub fn open_keys(spec: &str) -> Result<Arc<dyn KeyService>, KeysError> {
+    let folder = spec.strip_prefix("file:").unwrap_or(spec);
+    Ok(Arc::new(Embedded::open(Path::new(folder))?))
+}
