@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod tests;
 
+use core::ffi::CStr;
+
 use votive_protocol::{Configure, InitializationType};
 
 use crate::http::Writer;
@@ -10,31 +12,50 @@ use crate::http::Writer;
 /// Where the Runtime API listens in a guest, as `AWS_LAMBDA_RUNTIME_API` names it.
 pub const RUNTIME_API: &str = "127.0.0.1:9001";
 /// Where a runtime's program is looked for when the configuration names none; the first that is there is taken.
-pub const BOOTSTRAPS: [&str; 3] =
-    ["/var/task/bootstrap", "/opt/bootstrap", "/var/runtime/bootstrap"];
-/// The working directory when the configuration names none.
-pub const TASK_ROOT: &str = "/var/task";
+pub const BOOTSTRAPS: [&CStr; 3] =
+    [c"/var/task/bootstrap", c"/opt/bootstrap", c"/var/runtime/bootstrap"];
+/// Where a function's code is (CONTRACT 4.5).
+const TASK_ROOT: &str = "/var/task";
+
+/// The working directory where a function names none, and that of its extensions. A container image need not have the folder
+/// that code is in elsewhere.
+#[must_use]
+pub fn home(configure: &Configure<'_>) -> &'static str {
+    if configure.is_container_image() { "/" } else { TASK_ROOT }
+}
 
 /// What a function may replace by variables of its own.
 const DEFAULTS: [(&str, &str); 5] = [
+    XRAY_CONTEXT,
+    XRAY_DAEMON,
     ("LANG", "en_US.UTF-8"),
     ("PATH", "/usr/local/bin:/usr/bin/:/bin:/opt/bin"),
     (
         "LD_LIBRARY_PATH",
         "/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib",
     ),
-    ("AWS_XRAY_CONTEXT_MISSING", "LOG_ERROR"),
-    ("AWS_XRAY_DAEMON_ADDRESS", "169.254.100.1:2000"),
 ];
 
+/// The same for a container image, which knows best where its libraries are and what it speaks. Without a `PATH` of its own
+/// it has the one that containers have elsewhere.
+const IMAGE_DEFAULTS: [(&str, &str); 3] = [
+    XRAY_CONTEXT,
+    XRAY_DAEMON,
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+];
+
+const XRAY_CONTEXT: (&str, &str) = ("AWS_XRAY_CONTEXT_MISSING", "LOG_ERROR");
+const XRAY_DAEMON: (&str, &str) = ("AWS_XRAY_DAEMON_ADDRESS", "169.254.100.1:2000");
+/// Where managed runtimes are. A container image has none there, unless it says so itself.
+const RUNTIME_DIRECTORY: (&str, &str) = ("LAMBDA_RUNTIME_DIR", "/var/runtime");
+
 /// Names that a function cannot set for its runtime: they say what runs it.
-const RESERVED: [&str; 17] = [
+const RESERVED: [&str; 16] = [
     "_HANDLER",
     "AWS_EXECUTION_ENV",
     "AWS_LAMBDA_LOG_GROUP_NAME",
     "AWS_LAMBDA_LOG_STREAM_NAME",
     "LAMBDA_TASK_ROOT",
-    "LAMBDA_RUNTIME_DIR",
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
     "AWS_LAMBDA_FUNCTION_NAME",
@@ -54,7 +75,9 @@ const RESERVED: [&str; 17] = [
 /// From the weakest to the strongest: defaults, the function's own, credentials, what the configuration says.
 pub fn write(configure: &Configure<'_>, runtime_api: &str, buffer: &mut [u8]) -> Option<usize> {
     let mut writer = Writer::new(buffer);
-    for (key, value) in DEFAULTS {
+    let image = configure.is_container_image();
+    let defaults: &[(&str, &str)] = if image { &IMAGE_DEFAULTS } else { &DEFAULTS };
+    for (key, value) in defaults {
         let taken = |item: &[u8]| key_of(item) == key.as_bytes();
         let mut theirs = configure.environment.iter().chain(configure.credentials.iter());
         if !theirs.any(taken) {
@@ -63,7 +86,9 @@ pub fn write(configure: &Configure<'_>, runtime_api: &str, buffer: &mut [u8]) ->
     }
     for item in configure.environment {
         let key = key_of(item);
-        let reserved = key == b"TZ" || RESERVED.iter().any(|name| name.as_bytes() == key);
+        let reserved = key == b"TZ"
+            || (!image && key == RUNTIME_DIRECTORY.0.as_bytes())
+            || RESERVED.iter().any(|name| name.as_bytes() == key);
         let credential = configure.credentials.iter().any(|other| key_of(other) == key);
         if key.len() < item.len() && !key.is_empty() && !reserved && !credential {
             writer.push(item);
@@ -131,12 +156,15 @@ fn write_reserved(configure: &Configure<'_>, runtime_api: &str, writer: &mut Wri
         ("AWS_REGION", configure.region),
         ("AWS_DEFAULT_REGION", configure.region),
         ("LAMBDA_TASK_ROOT", TASK_ROOT),
-        ("LAMBDA_RUNTIME_DIR", "/var/runtime"),
         ("TZ", ":UTC"),
     ] {
         if !value.is_empty() {
             variable(writer, key, &[value]);
         }
+    }
+    if !configure.is_container_image() {
+        let (key, value) = RUNTIME_DIRECTORY;
+        variable(writer, key, &[value]);
     }
     if !configure.runtime.is_empty() {
         variable(writer, "AWS_EXECUTION_ENV", &["AWS_Lambda_", configure.runtime]);

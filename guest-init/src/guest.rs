@@ -205,7 +205,7 @@ impl Platform for Guest {
         Ok(())
     }
 
-    fn list_extensions(&mut self, names: &mut ExtensionNames) -> usize {
+    fn list_extensions(&mut self, names: &mut ExtensionNames) -> Result<usize, Problem> {
         process::list_extensions(names)
     }
 

@@ -105,7 +105,10 @@ pub trait Platform: Facts {
     /// PID 1 cannot go on.
     fn prepare(&mut self, configure: &Configure<'_>) -> Result<(), Problem>;
     /// The files of `/opt/extensions`, in the order of their names; says how many there are, also if they are more than fit.
-    fn list_extensions(&mut self, names: &mut ExtensionNames) -> usize;
+    ///
+    /// # Errors
+    /// They cannot be read: PID 1 cannot go on.
+    fn list_extensions(&mut self, names: &mut ExtensionNames) -> Result<usize, Problem>;
     /// Starts the external extension of that name; gives the reading end of its output. Without one somebody else plays it,
     /// and it never ends.
     ///

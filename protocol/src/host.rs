@@ -55,9 +55,10 @@ pub struct Configure<'a> {
     pub log_group: &'a str,
     /// `AWS_LAMBDA_LOG_STREAM_NAME`.
     pub log_stream: &'a str,
-    /// The working directory; empty for `/var/task`.
+    /// The working directory; empty for `/var/task`, or for `/` where the function is a container image.
     pub working_directory: &'a str,
-    /// The runtime's command line; empty to search for `bootstrap` (CONTRACT 4.5).
+    /// The command line of a container image: its ENTRYPOINT and CMD. Empty for any other function, which has a `bootstrap`
+    /// (CONTRACT 4.5).
     #[serde(borrow)]
     pub arguments: ByteList<'a>,
     /// The function's own environment variables, `KEY=VALUE`.
@@ -245,6 +246,12 @@ impl<'a> HostFrame<'a> {
 }
 
 impl Configure<'_> {
+    /// Whether the function is a container image: it brings its own root, and says itself how it is run.
+    #[must_use]
+    pub fn is_container_image(&self) -> bool {
+        !self.arguments.as_bytes().is_empty()
+    }
+
     fn check(&self) -> Result<(), FrameError> {
         let texts = [
             self.account_id,

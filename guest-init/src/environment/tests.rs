@@ -2,7 +2,7 @@
 
 use votive_protocol::{ByteList, Configure, InitializationType, limits::MOUNTS_MAX};
 
-use super::{value_of, write, write_for_extension};
+use super::{home, value_of, write, write_for_extension};
 
 fn configure<'a>(environment: &'a [u8], credentials: &'a [u8]) -> Configure<'a> {
     Configure {
@@ -82,6 +82,55 @@ fn a_function_replaces_defaults_but_not_what_says_who_runs_it() {
     assert_eq!(with("AWS_LAMBDA_RUNTIME_API="), ["AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001"]);
     assert_eq!(with("STAGE2="), ["STAGE2=x"]);
     assert!(with("NOVALUE").is_empty() && with("=").is_empty());
+}
+
+#[test]
+fn a_container_image_says_itself_where_things_are() {
+    let mut image = configure(b"", b"");
+    image.runtime = "";
+    image.handler = "";
+    image.arguments = ByteList::new(b"app\0x\0").unwrap();
+    assert!(image.is_container_image() && home(&image) == "/");
+    assert_eq!(home(&configure(b"", b"")), "/var/task");
+    let mut variables = written(&image);
+    variables.sort();
+    assert_eq!(
+        variables,
+        [
+            "AWS_DEFAULT_REGION=eu-central-1",
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE=128",
+            "AWS_LAMBDA_FUNCTION_NAME=f",
+            "AWS_LAMBDA_FUNCTION_VERSION=$LATEST",
+            "AWS_LAMBDA_INITIALIZATION_TYPE=on-demand",
+            "AWS_LAMBDA_LOG_GROUP_NAME=/aws/lambda/f",
+            "AWS_LAMBDA_LOG_STREAM_NAME=2026/11/21/[$LATEST]0",
+            "AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001",
+            "AWS_REGION=eu-central-1",
+            "AWS_XRAY_CONTEXT_MISSING=LOG_ERROR",
+            "AWS_XRAY_DAEMON_ADDRESS=169.254.100.1:2000",
+            "LAMBDA_TASK_ROOT=/var/task",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "TZ=:UTC",
+        ]
+    );
+    let own = b"PATH=/app\0LD_LIBRARY_PATH=/app/lib\0LANG=C\0LAMBDA_RUNTIME_DIR=/app/run\0\
+                LAMBDA_TASK_ROOT=/elsewhere\0AWS_LAMBDA_RUNTIME_API=10.0.0.1:1\0TZ=Mars\0";
+    image.environment = ByteList::new(own).unwrap();
+    let variables = written(&image);
+    for expect in [
+        "PATH=/app",
+        "LD_LIBRARY_PATH=/app/lib",
+        "LANG=C",
+        "LAMBDA_RUNTIME_DIR=/app/run",
+        "LAMBDA_TASK_ROOT=/var/task",
+        "AWS_LAMBDA_RUNTIME_API=127.0.0.1:9001",
+        "TZ=:UTC",
+    ] {
+        let key = expect.split('=').next().unwrap();
+        let found: Vec<_> =
+            variables.iter().filter(|one| one.split('=').next() == Some(key)).collect();
+        assert_eq!(found, [expect]);
+    }
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! What is mounted where (CONTRACT 4.5), and how the image becomes the root.
 
+#[cfg(test)]
+mod tests;
+
 use core::ffi::CStr;
 
 use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::{FileType, Mode, OFlags, makedev};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, makedev, openat2};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use votive_protocol::{Configure, FaultCode, FileSystem, Mount, MountTarget};
@@ -76,11 +79,13 @@ pub(super) fn mount_root(configure: &Configure<'_>) -> Result<(), Problem> {
         return Err(Problem::without_errno(FaultCode::Mount, "no root"));
     }
     if !has_tmp {
+        check_mount_point("/root/tmp").map_err(|errno| problem(errno, "/tmp"))?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         mount(c"tmpfs", "/root/tmp", c"tmpfs", flags, Some(TMP_OPTIONS))
             .map_err(|errno| problem(errno, "/tmp"))?;
     }
     make_devices()?;
+    check_mount_point("/root/proc").map_err(|errno| problem(errno, "/proc"))?;
     rustix::mount::mount_move("/proc", "/root/proc").map_err(|errno| problem(errno, "/proc"))?;
     rustix::process::chdir(NEW_ROOT).map_err(|errno| problem(errno, NEW_ROOT))?;
     rustix::mount::mount_move(".", "/").map_err(|errno| problem(errno, "/"))?;
@@ -107,6 +112,7 @@ fn mount_disk(disk: &Mount) -> Result<(), Problem> {
         FileSystem::Erofs => (c"erofs", safe | MountFlags::RDONLY),
         FileSystem::Ext4 => (c"ext4", safe),
     };
+    check_mount_point(target).map_err(|errno| problem(errno, shown))?;
     mount(source, target, file_system, flags, None).map_err(|errno| problem(errno, shown))?;
     if disk.target == MountTarget::Tmp {
         rustix::fs::chmod(target, Mode::from_raw_mode(0o1777))
@@ -115,16 +121,23 @@ fn mount_disk(disk: &Mount) -> Result<(), Problem> {
     Ok(())
 }
 
+/// A mount goes onto a folder of the image's, and nowhere that a link of the image's leads to: behind an absolute one are PID
+/// 1's own folders.
+fn check_mount_point(path: &str) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).map(drop)
+}
+
 /// Makes the runtime's `/dev`.
 fn make_devices() -> Result<(), Problem> {
     let dev = |errno| problem(errno, "/dev");
+    check_mount_point("/root/dev").map_err(dev)?;
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
     mount(c"tmpfs", "/root/dev", c"tmpfs", flags, Some(DEV_OPTIONS)).map_err(dev)?;
     for (path, major, minor) in NODES {
         let device = makedev(major, minor);
         let mode = Mode::from_raw_mode(0o666);
-        rustix::fs::mknodat(rustix::fs::CWD, path, FileType::CharacterDevice, mode, device)
-            .map_err(dev)?;
+        rustix::fs::mknodat(CWD, path, FileType::CharacterDevice, mode, device).map_err(dev)?;
     }
     for (to, path) in LINKS {
         rustix::fs::symlink(to, path).map_err(dev)?;

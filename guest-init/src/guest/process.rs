@@ -16,7 +16,7 @@ use rustix::process::{Pid, Resource, Rlimit, WaitOptions, WaitStatus};
 use votive_protocol::{Configure, ExitStatus, FaultCode};
 
 use super::system::{self, Forked};
-use crate::environment::{self, BOOTSTRAPS, RUNTIME_API, TASK_ROOT};
+use crate::environment::{self, BOOTSTRAPS, RUNTIME_API, home};
 use crate::limits::EXTENSIONS_MAX;
 use crate::worker::{Exit, ExtensionNames, Output, Problem, Who};
 
@@ -32,8 +32,10 @@ const VARIABLES_MAX: usize = 48 * 1024;
 const EXTENSIONS: &str = "/opt/extensions";
 /// Entries of that directory that are looked at; more than any layer has, and the end of a directory that has no end.
 const ENTRIES_MAX: usize = 4096;
-/// The longest path of a program.
-const PATH_MAX: usize = 1024;
+/// The longest path of a program, as of any file.
+const PATH_MAX: usize = 4096;
+/// Where programs are looked for without a `PATH`.
+const PATH_DEFAULT: &[u8] = b"/usr/bin:/bin";
 /// Children that one signal's worth of reaping takes; more are taken with the next.
 const REAP_MAX: usize = 4096;
 
@@ -65,7 +67,11 @@ impl Child {
             2 => (FaultCode::InvalidEntrypoint, "execve"),
             _ => (FaultCode::System, "privileges"),
         };
-        Some(Problem { code, errno: u16::try_from(failure & 0xffff).unwrap_or(0), detail })
+        let errno = u16::try_from(failure & 0xffff).unwrap_or(0);
+        // A disk that fails says nothing about what is on it.
+        let code =
+            if i32::from(errno) == Errno::IO.raw_os_error() { FaultCode::System } else { code };
+        Some(Problem { code, errno, detail })
     }
 }
 
@@ -85,12 +91,14 @@ pub(super) fn start(
 ) -> Result<(Child, Output), Problem> {
     let problem = |call| move |errno| Problem::new(FaultCode::System, errno, call);
     failure.store(0, Ordering::Release);
-    let mut program = [0_u8; PATH_MAX];
     let mut variables = [0_u8; VARIABLES_MAX];
     let too_long = Problem::without_errno(FaultCode::System, "environment");
     let len = environment::write(configure, RUNTIME_API, &mut variables).ok_or(too_long)?;
     let variables = variables.get(..len).unwrap_or(&[]);
-    let program = find_program(configure, variables, &mut program)?;
+    let program = match CStr::from_bytes_until_nul(configure.arguments.as_bytes()) {
+        Ok(word) => word,
+        Err(_) => find_bootstrap()?,
+    };
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(problem("/dev/null"))?;
     let (stdout, child_stdout) = pipe(configure).map_err(problem("pipe2"))?;
@@ -100,7 +108,7 @@ pub(super) fn start(
         Forked::Child => {
             let standard = [null.as_fd(), child_stdout.as_fd(), child_stderr.as_fd()];
             let directory = match configure.working_directory {
-                "" => TASK_ROOT,
+                "" => home(configure),
                 directory => directory,
             };
             let arguments = configure.arguments.as_bytes();
@@ -135,27 +143,32 @@ pub(super) fn start_extension(
         Forked::Parent(pid) => Ok((Child { pid, failure }, output)),
         Forked::Child => {
             let standard = [null.as_fd(), child_output.as_fd(), child_output.as_fd()];
-            let image = Image { program, arguments: &[], variables, directory: TASK_ROOT };
+            let image = Image { program, arguments: &[], variables, directory: home(configure) };
             fail(become_program(configure, &image, standard), failure)
         }
     }
 }
 
-/// Lists external extensions; gives how many there are.
-pub(super) fn list_extensions(names: &mut ExtensionNames) -> usize {
+/// Lists external extensions; gives how many there are. A folder that cannot be read is not one without extensions.
+pub(super) fn list_extensions(names: &mut ExtensionNames) -> Result<usize, Problem> {
+    let problem = |errno| Problem::new(FaultCode::System, errno, EXTENSIONS);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(directory) = rustix::fs::open(EXTENSIONS, flags, Mode::empty()) else { return 0 };
+    let directory = match rustix::fs::open(EXTENSIONS, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(0),
+        opened => opened.map_err(problem)?,
+    };
     let mut buffer = [MaybeUninit::uninit(); 8192];
     let mut entries = RawDir::new(directory, &mut buffer);
     let mut count = 0;
     for _ in 0..ENTRIES_MAX {
-        let Some(Ok(entry)) = entries.next() else { break };
+        let Some(entry) = entries.next() else { break };
+        let entry = entry.map_err(problem)?;
         if entry.file_type() != FileType::Directory {
             names.insert(entry.file_name().to_bytes());
             count += 1;
         }
     }
-    count
+    Ok(count)
 }
 
 /// Says what a child failed at, and ends it.
@@ -167,6 +180,7 @@ fn fail((stage, errno): (Stage, Errno), failure: &AtomicU32) -> ! {
 
 /// What a child becomes.
 struct Image<'a> {
+    /// A path; or a name without one, to be looked for in `PATH`.
     program: &'a CStr,
     /// Each ended by a NUL; empty for the program's path alone.
     arguments: &'a [u8],
@@ -187,33 +201,38 @@ fn ids(configure: &Configure<'_>) -> (Uid, Gid) {
     (Uid::from_raw(configure.uid), Gid::from_raw(configure.gid))
 }
 
-/// The program's path: the first word of the command line, looked for in `PATH` if it names no directory; otherwise the
-/// first `bootstrap` that is there.
-fn find_program<'a>(
-    configure: &Configure<'_>,
-    variables: &[u8],
-    path: &'a mut [u8],
-) -> Result<&'a CStr, Problem> {
-    let missing = Problem::new(FaultCode::InvalidEntrypoint, Errno::NOENT, "bootstrap");
-    let exists = |path: &CStr| rustix::fs::access(path, Access::EXISTS).is_ok();
-    let Some(word) = configure.arguments.iter().next() else {
-        for bootstrap in BOOTSTRAPS {
-            if put(path, &[bootstrap.as_bytes()]).is_some_and(exists) {
-                return put(path, &[bootstrap.as_bytes()]).ok_or(missing);
-            }
-        }
-        return Err(missing);
-    };
-    if word.contains(&b'/') {
-        return put(path, &[word]).ok_or(missing);
+/// The first `bootstrap` that is there.
+fn find_bootstrap() -> Result<&'static CStr, Problem> {
+    let mut bootstraps = BOOTSTRAPS.into_iter();
+    bootstraps.find(|path| rustix::fs::access(*path, Access::EXISTS).is_ok()).ok_or(Problem::new(
+        FaultCode::InvalidEntrypoint,
+        Errno::NOENT,
+        "bootstrap",
+    ))
+}
+
+/// Looks for `program` as a shell does, and has `execute` execute each path that it may have. Gives why none was.
+///
+/// A name with a slash is a path. Any other is looked for in the folders of `PATH`, of which an empty one is the working
+/// directory: what is not there, or is there and may not be executed, lets the look-up go on.
+fn look_up(program: &CStr, variables: &[u8], mut execute: impl FnMut(&CStr) -> Errno) -> Errno {
+    let name = program.to_bytes();
+    if name.is_empty() || name.contains(&b'/') {
+        return execute(program);
     }
-    let directories = environment::value_of(variables, "PATH").unwrap_or(b"/usr/bin:/bin");
-    for directory in directories.split(|byte| *byte == b':') {
-        if put(path, &[directory, b"/", word]).is_some_and(exists) {
-            return put(path, &[directory, b"/", word]).ok_or(missing);
+    let mut path = [0_u8; PATH_MAX];
+    let mut why = Errno::NOENT;
+    let folders = environment::value_of(variables, "PATH").unwrap_or(PATH_DEFAULT);
+    for folder in folders.split(|byte| *byte == b':') {
+        let folder = if folder.is_empty() { b"." } else { folder };
+        let Some(path) = put(&mut path, &[folder, b"/", name]) else { continue };
+        match execute(path) {
+            Errno::NOENT | Errno::NOTDIR => {}
+            Errno::ACCESS => why = Errno::ACCESS,
+            errno => return errno,
         }
     }
-    Err(missing)
+    why
 }
 
 /// Puts a path together.
@@ -251,7 +270,7 @@ fn become_program(
     if !fits || !point_at(variables, &mut envp) {
         return (Stage::Execute, Errno::TOOBIG);
     }
-    (Stage::Execute, system::execute(program, &argv, &envp))
+    (Stage::Execute, look_up(program, variables, |path| system::execute(path, &argv, &envp)))
 }
 
 /// Fills `pointers` with the starts of the strings in `list`, each ended by a NUL; a null pointer stays behind the last.

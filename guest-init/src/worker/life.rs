@@ -64,7 +64,7 @@ impl<P: Platform> Worker<'_, P> {
     pub(super) fn start(&mut self) -> Result<(), Ending> {
         self.server.begin_life(&self.platform);
         let mut names = ExtensionNames::default();
-        let count = self.platform.list_extensions(&mut names);
+        let count = self.platform.list_extensions(&mut names)?;
         if count == 0 {
             return self.start_runtime();
         }

@@ -116,11 +116,11 @@ impl Platform for Native {
         Ok(())
     }
 
-    fn list_extensions(&mut self, names: &mut ExtensionNames) -> usize {
+    fn list_extensions(&mut self, names: &mut ExtensionNames) -> Result<usize, Problem> {
         for (name, _) in &self.extensions {
             names.insert(name.as_bytes());
         }
-        self.extensions.len()
+        Ok(self.extensions.len())
     }
 
     fn start_extension(
