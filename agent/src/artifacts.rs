@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use votive_artifact::cache::{Cache, CacheStats};
 use votive_artifact::digest::Digest;
 use votive_artifact::fetch::{FetchStats, Loader};
 
@@ -28,6 +30,7 @@ use crate::microvm::{Disk, LazyDisk};
 
 mod connection;
 mod granted;
+mod lists;
 mod memory;
 mod origin;
 mod reads;
@@ -36,7 +39,8 @@ mod served;
 mod tests;
 
 pub use granted::{ArtifactName, Granter, Granting, NotGranted, OpenError, OwnGrants};
-pub use origin::{KeysError, Origin, ResolveError, Resolved, open_keys};
+pub use lists::Lists;
+pub use origin::{Origin, ResolveError, Resolved};
 pub use reads::{READS_MAX, ReadList};
 
 use granted::Granted;
@@ -81,6 +85,10 @@ pub struct ServeStats {
     pub bytes: u64,
     /// What came from the origin.
     pub fetched: FetchStats,
+    /// How the cache has fared.
+    pub cache: CacheStats,
+    /// Bytes of its disk that it takes.
+    pub cache_bytes: u64,
 }
 
 /// What all images of a worker share.
@@ -125,7 +133,20 @@ impl FirstReads {
     pub fn so_far(&self) -> ReadList {
         lock(&self.0).so_far()
     }
+
+    /// Those so far, once for each image: none if there is such a list already, or there is nothing to list.
+    pub(crate) fn keep_now(&self) -> Option<ReadList> {
+        lock(&self.0).keep_now()
+    }
+
+    /// What [`FirstReads::keep_now`] gave is not kept after all.
+    pub(crate) fn not_kept(&self) {
+        lock(&self.0).kept = false;
+    }
 }
+
+/// A list of first reads on its way; it is waited for by nobody but what fetches ahead.
+pub type Ahead = Pin<Box<dyn Future<Output = Option<ReadList>> + Send>>;
 
 impl Artifacts {
     /// Serves what `loader` loads and `granter` grants.
@@ -153,7 +174,7 @@ impl Artifacts {
     pub async fn attach(
         &self,
         artifact: &ArtifactName,
-        ahead: Option<ReadList>,
+        ahead: Option<Ahead>,
     ) -> Result<Attached, OpenError> {
         let user = self.open(artifact, |shared, granted| {
             User::new(shared, Arc::new(granted)).map_err(OpenError::Memory)
@@ -163,10 +184,14 @@ impl Artifacts {
         let (file, presence) = user.served.read_only().map_err(OpenError::Memory)?;
         let (socket, requests) = UnixStream::pair().map_err(OpenError::Memory)?;
         let requests: OwnedFd = requests.into_std().map_err(OpenError::Memory)?.into();
-        if let Some(list) = ahead {
+        if let Some(ahead) = ahead.filter(|_| !user.served.is_planned()) {
             let (served, granted) = (Arc::clone(&user.served), Arc::clone(&user.granted));
             let (shared, weak) = (Arc::clone(&user.shared), Arc::downgrade(&user));
-            tokio::spawn(served.fetch_ahead(shared, granted, weak, list));
+            tokio::spawn(async move {
+                if let Some(list) = ahead.await {
+                    served.fetch_ahead(shared, granted, weak, list).await;
+                }
+            });
         }
         let reads = FirstReads(user.served.first_reads());
         let read_limit = self.shared.settings.read_limit;
@@ -205,12 +230,15 @@ impl Artifacts {
     /// What serving has come to.
     #[must_use]
     pub fn stats(&self) -> ServeStats {
+        let cache = self.shared.loader.cache();
         let images = lock(&self.shared.images);
         ServeStats {
             images: images.len(),
             disks: images.values().map(|entry| entry.disks).sum(),
             bytes: self.shared.budget.taken(),
             fetched: self.shared.loader.stats(),
+            cache: cache.map(Cache::stats).unwrap_or_default(),
+            cache_bytes: cache.map_or(0, Cache::bytes),
         }
     }
 }

@@ -155,7 +155,8 @@ pub struct Artifacts {
     /// The store that votive image create writes: a folder, or s3://BUCKET/PREFIX, whose endpoint and credentials come from the
     /// variables that AWS's tools read. Without it, no artifact can be registered.
     pub store: Option<String>,
-    /// The key service that unwraps artifacts' keys: the folder of the embedded one, as votive image --keys takes it.
+    /// The key service that unwraps artifacts' keys, as votive image --keys takes it: the folder of the embedded one, which records
+    /// each use in it, or awskms:KEY for AWS KMS's API (docs/keys.md).
     pub keys: Option<String>,
     /// The folder of the cache of encrypted chunks. Without it, cache in worker.state_dir. One agent at a time uses it.
     #[schemars(extend("format" = "path"))]

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::artifacts::Origin;
+use crate::artifacts::{Artifacts, Origin};
 use crate::causes::with_causes;
 use crate::cgroup::{CgroupError, Cgroups};
 use crate::config::check;
@@ -224,9 +224,10 @@ async fn serve(
     let control = bind_control(config, places).await?;
     let metrics = bind_metrics(config).await?;
     let addresses: Vec<_> = control.addresses().iter().map(ToString::to_string).collect();
+    let artifacts = origin.as_ref().map(|origin| origin.artifacts().clone());
     let (worker, mut ended) =
         start::start(config, places, images, cgroups, origin).map_err(DaemonError::Worker)?;
-    let around = Around::start(&worker, control, metrics, exporter);
+    let around = Around::start(&worker, control, metrics, exporter, artifacts);
     // The first answer: from here on readiness is true, and systemd is told.
     around.pulse.beat(&worker).await;
     service::ready();
@@ -303,6 +304,7 @@ impl Around {
         control: ControlServer,
         metrics: Option<TcpListener>,
         exporter: Exporter,
+        artifacts: Option<Artifacts>,
     ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let pulse = Arc::new(Pulse::new());
@@ -310,7 +312,7 @@ impl Around {
         let control = tokio::spawn(control.serve(worker.clone(), until(stopped.clone())));
         tokio::spawn(upkeep(exporter.clone(), stopped.clone()));
         let endpoint = metrics.map(|listener| {
-            let endpoint = Endpoint::new(exporter, Arc::clone(&pulse));
+            let endpoint = Endpoint::new(exporter, Arc::clone(&pulse), artifacts);
             tokio::spawn(endpoint.serve(listener, until(stopped)))
         });
         Self { control, endpoint, stop, renewal, pulse }

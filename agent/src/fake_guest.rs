@@ -70,6 +70,8 @@ impl Launcher for FakeLauncher {
             share: None,
             at: Moment::now(),
             mounts: [None; MOUNTS_MAX],
+            container: order.images.container.clone(),
+            first_release: None,
         })
     }
 

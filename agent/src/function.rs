@@ -9,8 +9,11 @@ use crate::limits::{
     MEMORY_MIN_MB, NAME_MAX, PAGE_ACCOUNTS_DIVISOR, SCRATCH_MAX_MB, SCRATCH_MIN_MB, TIMEOUT_MAX_S,
 };
 
+mod container;
 #[cfg(test)]
 mod tests;
+
+pub use container::{Container, ImageConfig};
 
 /// Where functions live, as their ARNs and `AWS_REGION` tell it.
 const REGION: &str = "us-east-1";
@@ -66,6 +69,8 @@ pub struct FunctionSpec {
     pub scratch_mb: u32,
     /// Its own environment variables.
     pub environment: Vec<(String, String)>,
+    /// What it overrides of its container image, if it is one; it has neither runtime nor handler then.
+    pub container: Option<ImageConfig>,
 }
 
 impl fmt::Debug for FunctionSpec {
@@ -95,6 +100,7 @@ impl FunctionSpec {
             init_timeout_s: INIT_TIMEOUT_DEFAULT_S,
             scratch_mb: SCRATCH_MIN_MB,
             environment: Vec::new(),
+            container: None,
         }
     }
 
@@ -106,8 +112,14 @@ impl FunctionSpec {
         check_account(&self.account)?;
         check_name(&self.name)?;
         check_version(&self.version)?;
-        check_runtime(&self.runtime)?;
-        check_handler(&self.handler)?;
+        match &self.container {
+            None => {
+                check_runtime(&self.runtime)?;
+                check_handler(&self.handler)?;
+            }
+            Some(config) if self.runtime.is_empty() && self.handler.is_empty() => config.check()?,
+            Some(_) => return Err(FunctionError::ImageRuntime),
+        }
         if !(MEMORY_MIN_MB..=MEMORY_MAX_MB).contains(&self.memory_mb) {
             return Err(FunctionError::Memory { value: self.memory_mb });
         }
@@ -213,6 +225,28 @@ pub enum FunctionError {
     EnvironmentValue {
         /// Whose value.
         key: String,
+    },
+    /// A container image with a runtime or a handler.
+    #[error(
+        "a container image has neither runtime nor handler: its entry point and command are all"
+    )]
+    ImageRuntime,
+    /// A container image with layers.
+    #[error("a container image has no layers")]
+    ImageLayers,
+    /// Overrides of an image for code that is none.
+    #[error("the image's configuration: it is for container images")]
+    NoImage,
+    /// A container image without anything to run.
+    #[error("the image has neither ENTRYPOINT nor CMD, and the function overrides neither")]
+    NoCommand,
+    /// What a container image's process cannot be given.
+    #[error("{field}: {what}")]
+    ImageField {
+        /// Which part.
+        field: &'static str,
+        /// What is wrong, or allowed.
+        what: String,
     },
     /// All environment variables together.
     #[error("environment variables of {len} bytes: {ENVIRONMENT_MAX} bytes are allowed in all")]

@@ -2,6 +2,8 @@
 //!
 //! What comes from the guest is read into one fixed buffer and checked frame by frame; whatever breaks a rule ends the link.
 
+use std::sync::Arc;
+
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use votive_protocol::{
     BODY_MAX, ByteList, Configure, FrameError, GuestFrame, HEADER_LEN, Header, HostFrame,
@@ -10,7 +12,7 @@ use votive_protocol::{
 };
 
 use crate::event::GuestEvent;
-use crate::function::Function;
+use crate::function::{Container, Function};
 
 #[cfg(test)]
 mod tests;
@@ -122,6 +124,8 @@ pub struct Configuration {
     pub function: Function,
     /// The time of day in nanoseconds since the Unix epoch.
     pub realtime_ns: u64,
+    /// Its process, if it is a container image's.
+    pub container: Option<Arc<Container>>,
     /// The disks, in the order in which they are mounted.
     pub mounts: [Option<Mount>; MOUNTS_MAX],
     /// `AWS_LAMBDA_LOG_STREAM_NAME`
@@ -185,7 +189,10 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
 
     async fn configure(&mut self, configuration: &Configuration) -> Result<(), LinkError> {
         let function = &configuration.function;
-        let environment = function.environment_bytes();
+        let own = function.environment_bytes();
+        let container = configuration.container.as_deref();
+        let environment = container.map_or(own.as_slice(), Container::environment);
+        let arguments = container.map_or(&[][..], Container::arguments);
         let log_group = function.log_group();
         self.frame(&HostFrame::Configure(Configure {
             realtime_ns: configuration.realtime_ns,
@@ -202,9 +209,9 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
             log_group: &log_group,
             log_stream: &configuration.log_stream,
             account_id: function.account(),
-            working_directory: "",
-            arguments: ByteList::default(),
-            environment: ByteList::new(&environment)?,
+            working_directory: container.map_or("", Container::working_directory),
+            arguments: ByteList::new(arguments)?,
+            environment: ByteList::new(environment)?,
             credentials: ByteList::default(),
         }))
         .await

@@ -11,6 +11,7 @@ use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
+pub mod artifacts;
 pub mod exporter;
 pub mod function;
 pub mod worker;
@@ -123,6 +124,29 @@ metrics! {
         "vCPUs for functions: total and used.";
     FUNCTION_VERSIONS "votive_function_versions" Gauge Count &[],
         "Function versions that are registered.";
+
+    ARTIFACT_IMAGES "votive_artifact_images" Gauge Count &[],
+        "Images of artifacts in memory.";
+    ARTIFACT_DISKS "votive_artifact_disks" Gauge Count &[],
+        "Disks of microVMs whose chunks come when they are read.";
+    ARTIFACT_MEMORY "votive_artifact_memory_bytes" Gauge Bytes &[],
+        "Memory of all images of artifacts.";
+    ARTIFACT_CHUNKS "votive_artifact_chunks_fetched_total" Counter Count &[],
+        "Chunks that came from the store and were what they should be.";
+    ARTIFACT_BYTES "votive_artifact_fetched_bytes_total" Counter Bytes &[],
+        "Their bytes.";
+    ARTIFACT_LIES "votive_artifact_chunks_refused_total" Counter Count &[],
+        "Answers of the store that were not the chunks that were asked for.";
+    ARTIFACT_CACHE_SIZE "votive_artifact_cache_bytes" Gauge Bytes &[],
+        "What the cache of chunks takes of its disk.";
+    ARTIFACT_CACHE_HITS "votive_artifact_cache_hits_total" Counter Count &[],
+        "Chunks that the cache had.";
+    ARTIFACT_CACHE_MISSES "votive_artifact_cache_misses_total" Counter Count &[],
+        "Chunks that the cache did not have.";
+    ARTIFACT_CACHE_DAMAGED "votive_artifact_cache_damaged_total" Counter Count &[],
+        "Files of the cache that were not what their names say; they are gone.";
+    ARTIFACT_CACHE_EVICTED "votive_artifact_cache_evicted_total" Counter Count &[],
+        "Chunks of the cache that made room for others.";
 
     LEASE_REMAINING "votive_worker_lease_remaining_seconds" Gauge Seconds &[],
         "How long the lease still lasts, by the worker's own clock; negative on a worker that outlives it.";

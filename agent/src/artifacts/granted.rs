@@ -190,7 +190,7 @@ impl Granted {
     }
 }
 
-async fn ask(granter: &dyn Granter, name: &ArtifactName) -> Result<Vec<u8>, NotGranted> {
+pub(super) async fn ask(granter: &dyn Granter, name: &ArtifactName) -> Result<Vec<u8>, NotGranted> {
     let late = |late: Elapsed| NotGranted { identity: name.identity.clone(), source: late.into() };
     timeout(GRANT_LIMIT, granter.grant(name)).await.map_err(late)?
 }

@@ -1,15 +1,13 @@
 //! The store that a worker's artifacts are in: which ones there are, and what they are.
 
-use std::path::Path;
-use std::sync::Arc;
-
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
-use votive_artifact::keys::{Embedded, KeyService};
 use votive_artifact::store::Store;
 use votive_artifact::store::verify::{VerifyError, find};
 
-use super::{ArtifactName, Artifacts, OpenError};
+use super::lists::Lists;
+use super::{ArtifactName, Artifacts, Attached, FirstReads, OpenError};
+use crate::causes::with_causes;
 use crate::limits::ARTIFACT_RESOLVE_TIMEOUT;
 
 /// The artifacts of one store, and what serves them.
@@ -17,6 +15,7 @@ use crate::limits::ARTIFACT_RESOLVE_TIMEOUT;
 pub struct Origin {
     artifacts: Artifacts,
     store: Store,
+    lists: Lists,
 }
 
 /// An artifact that is there and can be opened.
@@ -55,16 +54,39 @@ impl ResolveError {
 }
 
 impl Origin {
-    /// What `artifacts` serves from `store`.
+    /// What `artifacts` serves from `store`, with the lists of first reads that are kept there.
     #[must_use]
-    pub fn new(artifacts: Artifacts, store: Store) -> Origin {
-        Origin { artifacts, store }
+    pub fn new(artifacts: Artifacts, store: Store, lists: Lists) -> Origin {
+        Origin { artifacts, store, lists }
     }
 
     /// What serves them.
     #[must_use]
     pub fn artifacts(&self) -> &Artifacts {
         &self.artifacts
+    }
+
+    /// Opens an artifact for one environment; what earlier starts of it read is fetched ahead.
+    ///
+    /// # Errors
+    /// [`OpenError`]
+    pub async fn attach(&self, name: &ArtifactName) -> Result<Attached, OpenError> {
+        self.artifacts.attach(name, Some(self.lists.clone().find(name.clone()))).await
+    }
+
+    /// Keeps what was read first, unless that was done for the image already.
+    pub async fn keep(&self, name: ArtifactName, reads: FirstReads) {
+        if let Some(list) = reads.keep_now() {
+            let kept = self.lists.put(&name, &list).await;
+            if let Err(error) = kept {
+                tracing::warn!(
+                    artifact = name.identity,
+                    error = with_causes(&*error),
+                    "a list of first reads is not kept"
+                );
+                reads.not_kept();
+            }
+        }
     }
 
     /// Finds the artifact of this identity, and opens it once: what it is, and that its key is good.
@@ -85,16 +107,4 @@ impl Origin {
         };
         timeout(ARTIFACT_RESOLVE_TIMEOUT, resolve).await?
     }
-}
-
-/// Why a key service cannot be used.
-pub type KeysError = votive_artifact::keys::KeyError;
-
-/// The key service that a configuration names.
-///
-/// # Errors
-/// [`KeysError`]
-pub fn open_keys(spec: &str) -> Result<Arc<dyn KeyService>, KeysError> {
-    let folder = spec.strip_prefix("file:").unwrap_or(spec);
-    Ok(Arc::new(Embedded::open(Path::new(folder))?))
 }

@@ -69,6 +69,8 @@ pub(super) struct Reads {
     /// In the order in which they were first asked for, or listed to be fetched ahead.
     first: Vec<u32>,
     ahead: bool,
+    /// There is a list of them in the store, or somebody writes it.
+    pub(super) kept: bool,
 }
 
 /// What asking for a chunk comes to.
@@ -154,12 +156,18 @@ impl Served {
         while under_way.join_next().await.is_some() {}
     }
 
+    /// Whether what is fetched ahead is known.
+    pub(super) fn is_planned(&self) -> bool {
+        lock(&self.reads).ahead
+    }
+
     /// Notes what is fetched ahead; false if that was done before.
     fn plan_ahead(&self, list: &ReadList) -> bool {
         let mut reads = lock(&self.reads);
         if std::mem::replace(&mut reads.ahead, true) {
             return false;
         }
+        reads.kept = true;
         let read = std::mem::take(&mut reads.first);
         let listed = list.indices().iter().copied().filter(|index| *index < self.chunks);
         reads.first = ReadList::new(listed.chain(read)).indices().to_vec();
@@ -225,6 +233,15 @@ impl Reads {
     /// Those so far.
     pub(super) fn so_far(&self) -> ReadList {
         ReadList::new(self.first.iter().copied())
+    }
+
+    /// Those so far, if nobody keeps them yet.
+    pub(super) fn keep_now(&mut self) -> Option<ReadList> {
+        let fresh = !self.kept && !self.first.is_empty();
+        fresh.then(|| {
+            self.kept = true;
+            self.so_far()
+        })
     }
 
     fn note(&mut self, index: u32) {

@@ -45,3 +45,21 @@ fn code_is_a_zip_or_an_image_and_not_both() {
     assert!(parse(&["--zip", "a"]) && parse(&["--code-image", "a"]));
     assert!(!parse(&[]) && !parse(&["--zip", "a", "--code-image", "b"]));
 }
+
+#[test]
+fn a_version_s_code_is_a_zip_or_an_artifact_which_may_be_an_image() {
+    let parse = |code: &[&str]| {
+        let start = ["votive", "functions", "register", "--name", "f", "--identity", "i"];
+        Cli::try_parse_from(start.iter().chain(code)).is_ok()
+    };
+    let named = ["--runtime", "r", "--handler", "h"];
+    assert!(parse(&[&named[..], &["--zip", "a"]].concat()));
+    assert!(parse(&[&named[..], &["--artifact", "a"]].concat()));
+    assert!(parse(&["--artifact", "a"]));
+    assert!(parse(&["--artifact", "a", "--entry-point", "/e", "--entry-point", "-x"]));
+    assert!(parse(&["--artifact", "a", "--command", "c", "--working-directory", "/w"]));
+    assert!(!parse(&["--zip", "a"]), "a ZIP has a runtime");
+    assert!(!parse(&[&named[..], &["--zip", "a", "--artifact", "b"]].concat()));
+    assert!(!parse(&[&named[..], &["--zip", "a", "--command", "c"]].concat()));
+    assert!(!parse(&named));
+}

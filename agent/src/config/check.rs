@@ -166,7 +166,7 @@ fn socket_finding(path: &Path) -> Finding {
 fn artifact_keys_finding(keys: &str) -> Finding {
     const SUBJECT: &str = "artifacts' keys";
     let fix = "votive image key create makes them; artifacts.keys names their folder";
-    match crate::artifacts::open_keys(keys) {
+    match votive_artifact::keys::open(keys) {
         Ok(_) => good(SUBJECT, keys.to_owned()),
         Err(error) => bad(SUBJECT, format!("{keys}: {}", with_causes(&error)), fix),
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 use votive_artifact::cache::CACHE_BYTES_MIN;
+use votive_artifact::keys::KeysSpec;
 
 use super::value::{HumanDuration, HumanSize, Listen, SocketPath};
 use super::{Config, LeaseSource, Problem, VCPUS_OF_LARGEST};
@@ -129,17 +130,17 @@ impl Config {
 
     fn judge_artifacts(&self, judge: &mut Judge) {
         let artifacts = &self.artifacts;
-        for (field, place) in
-            [("artifacts.store", &artifacts.store), ("artifacts.keys", &artifacts.keys)]
-        {
-            let place = place.as_deref();
-            // What has no scheme is a folder.
-            let folder = place.filter(|place| !place.contains(':')).map(Path::new);
-            judge.absolute(field, folder);
-            if place.is_some_and(|place| place.chars().any(char::is_control)) {
-                judge
-                    .wrong(field, format!("{place:?} is not allowed: it holds control characters"));
+        // What has no scheme is a folder.
+        let store = artifacts.store.as_deref().filter(|store| !store.contains("://"));
+        judge.absolute("artifacts.store", store.map(Path::new));
+        match artifacts.keys.as_deref().map(KeysSpec::parse) {
+            Some(Ok(KeysSpec::Folder(folder))) => judge.absolute("artifacts.keys", Some(&folder)),
+            Some(Err(error)) => {
+                // It repeats what was given, which may be anything.
+                let message = error.to_string().replace(char::is_control, " ");
+                judge.wrong("artifacts.keys", message);
             }
+            _ => {}
         }
         if artifacts.store.is_some() && artifacts.keys.is_none() {
             let message = "it is missing: nothing of artifacts.store can be read without it";

@@ -255,6 +255,12 @@ fn every_wrong_value_is_told_with_field_value_and_what_is_allowed() {
             String::from("line 3: artifacts.keys: \"k\" is not allowed; an absolute path is"),
         ),
         (
+            "[artifacts]\nstore = \"/s\"\nkeys = \"http://k\"",
+            String::from(
+                "line 3: artifacts.keys: http://k names no key service: a folder, file:FOLDER or awskms:KEY is expected",
+            ),
+        ),
+        (
             "[artifacts]\nstore = \"/s\"",
             String::from(
                 "artifacts.keys: it is missing: nothing of artifacts.store can be read without it",

@@ -9,6 +9,7 @@ use votive_control::v1;
 use votive_protocol::ResponseMode;
 
 use crate::control::refused;
+use crate::function::ImageConfig;
 use crate::limits::{INIT_TIMEOUT_DEFAULT_S, TIMEOUT_DEFAULT_S};
 use crate::report::{LogFormat, Report, Status as Outcome};
 use crate::worker::api::{
@@ -127,10 +128,19 @@ pub(crate) fn function_version_spec(
             .into_iter()
             .map(|layer| code_source("layers", layer))
             .collect::<Result<_, _>>()?,
+        image_config: request.image_config.map(image_config).unwrap_or_default(),
         ephemeral_storage_mb: request.ephemeral_storage_mb,
         concurrency_limit: request.concurrency_limit,
         log_format,
     })
+}
+
+fn image_config(config: v1::ImageConfig) -> ImageConfig {
+    ImageConfig {
+        entry_point: config.entry_point,
+        command: config.command,
+        working_directory: config.working_directory,
+    }
 }
 
 fn code_source(field: &str, code: v1::Code) -> Result<CodeSource, Status> {

@@ -6,11 +6,12 @@ use votive_artifact::cache::{Cache, CacheError};
 use votive_artifact::fetch::Loader;
 use votive_artifact::gate::Gate;
 use votive_artifact::grant::{Issuer, Verifier};
+use votive_artifact::keys::{self, OpenKeysError};
 use votive_artifact::seal::is_name;
 use votive_artifact::store::{Store, StoreError};
 
 use super::start::host_memory;
-use crate::artifacts::{Artifacts, KeysError, Origin, OwnGrants, Settings, open_keys};
+use crate::artifacts::{Artifacts, Granter, Lists, Origin, OwnGrants, Settings};
 use crate::config::Config;
 use crate::config::place::Places;
 
@@ -25,7 +26,7 @@ pub enum ArtifactsError {
     Store(#[from] StoreError),
     /// The key service.
     #[error("artifacts.keys cannot be used")]
-    Keys(#[from] KeysError),
+    Keys(#[from] OpenKeysError),
     /// The cache.
     #[error("artifacts.cache cannot be used")]
     Cache(#[from] CacheError),
@@ -49,19 +50,20 @@ pub(super) fn open(config: &Config, places: &Places) -> Result<Option<Origin>, A
         return Err(ArtifactsError::Name { id: worker.clone() });
     }
     let store = Store::open(store)?;
-    let keys = open_keys(artifacts.keys.as_deref().unwrap_or_default())?;
+    let keys = keys::open(artifacts.keys.as_deref().unwrap_or_default())?;
     let cache = Cache::open(&places.artifact_cache, artifacts.cache_size.0)?;
     // A key of this process: the grants of an agent that is gone are worth nothing.
     let issuer = Issuer::generate().ok_or(ArtifactsError::Issuer)?;
     let verifier = Verifier::new(vec![issuer.public_key()]);
     let gate = Arc::new(Gate::new(store.clone(), keys, verifier));
-    let loader = Loader::new(gate, worker, Some(cache));
+    let loader = Loader::new(Arc::clone(&gate), worker, Some(cache));
     let memory = artifacts.memory.map_or(host_memory() / MEMORY_PART, |memory| memory.0);
     let settings = Settings {
         memory_bytes: memory,
         idle: artifacts.idle_timeout.0,
         read_limit: artifacts.read_timeout.0,
     };
-    let granter = Arc::new(OwnGrants::new(issuer, worker));
-    Ok(Some(Origin::new(Artifacts::new(loader, granter, settings), store)))
+    let granter: Arc<dyn Granter> = Arc::new(OwnGrants::new(issuer, worker));
+    let lists = Lists::new(gate, Arc::clone(&granter), worker);
+    Ok(Some(Origin::new(Artifacts::new(loader, granter, settings), store, lists)))
 }

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::pulse::Pulse;
+use crate::artifacts::Artifacts;
 use crate::clock::Moment;
 use crate::metrics::exporter::Exporter;
 use crate::metrics::{METRICS_CONNECTIONS_REFUSED, METRICS_REQUESTS};
@@ -47,13 +48,14 @@ const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub struct Endpoint {
     exporter: Exporter,
     pulse: Arc<Pulse>,
+    artifacts: Option<Artifacts>,
 }
 
 impl Endpoint {
     /// An endpoint that serves nobody yet.
     #[must_use]
-    pub fn new(exporter: Exporter, pulse: Arc<Pulse>) -> Self {
-        Self { exporter, pulse }
+    pub fn new(exporter: Exporter, pulse: Arc<Pulse>, artifacts: Option<Artifacts>) -> Self {
+        Self { exporter, pulse, artifacts }
     }
 
     /// Serves until `stop` is done.
@@ -108,6 +110,9 @@ impl Endpoint {
         let (path, (status, kind, body)) = match request.uri().path() {
             "/metrics" => ("/metrics", {
                 self.pulse.refresh(now);
+                if let Some(artifacts) = &self.artifacts {
+                    crate::metrics::artifacts::show(&artifacts.stats());
+                }
                 (StatusCode::OK, EXPOSITION, self.exporter.render())
             }),
             "/healthz" => ("/healthz", healthy(self.pulse.is_alive(now), "alive", "no answer")),

@@ -80,6 +80,7 @@ fn the_largest_configuration_and_payload_can_be_sent() {
     let configuration = Configuration {
         function: spec.validate().unwrap(),
         realtime_ns: 1,
+        container: None,
         mounts: [None; MOUNTS_MAX],
         log_stream: String::from("s"),
         initialization: InitializationType::OnDemand,

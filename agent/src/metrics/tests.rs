@@ -179,3 +179,37 @@ fn alerts_are_about_metrics_that_exist() {
     }
     assert!(named >= 8, "{named}");
 }
+
+#[test]
+fn what_serving_artifacts_came_to_is_told() {
+    let stats = crate::artifacts::ServeStats {
+        images: 1,
+        disks: 2,
+        bytes: 3,
+        cache_bytes: 4,
+        fetched: votive_artifact::fetch::FetchStats { fetched: 5, fetched_bytes: 6, refused: 7 },
+        cache: votive_artifact::cache::CacheStats { hits: 8, misses: 9, damaged: 10, evicted: 11 },
+    };
+    let text = rendered(|| {
+        super::artifacts::show(&stats);
+        // Told again, they are the same: these are no additions.
+        super::artifacts::show(&stats);
+    });
+    let samples = samples(&text);
+    let values: Vec<_> = [
+        "images",
+        "disks",
+        "memory_bytes",
+        "cache_bytes",
+        "chunks_fetched_total",
+        "fetched_bytes_total",
+        "chunks_refused_total",
+        "cache_hits_total",
+        "cache_misses_total",
+        "cache_damaged_total",
+        "cache_evicted_total",
+    ]
+    .map(|name| samples[&format!("votive_artifact_{name}")])
+    .into();
+    assert_eq!(values, (1..=11).map(f64::from).collect::<Vec<_>>());
+}

@@ -18,7 +18,7 @@ use crate::clock::wall_clock;
 use crate::cold_start::Timeline;
 use crate::environment::{Environment, EnvironmentSpec};
 use crate::event::{Action, Event, GoneReason, GuestEvent};
-use crate::function::Function;
+use crate::function::{Container, Function};
 use crate::invocation::{Condition, InvocationSpec, Outcome, never_begun};
 use crate::limits::{EVENTS_WAITING_MAX, MESSAGES_WAITING_MAX, SHUTDOWN_GRACE_MS};
 use crate::link::{Configuration, HostMessage, Request};
@@ -26,7 +26,7 @@ use crate::microvm::{ControlReceiver, ControlRequest, ControlSender, MicrovmEnd}
 use crate::report::{end_line, extension_line, init_report_line, start_line, subscription_line};
 use crate::worker::api::{AnswerPart, EnvironmentId, Initialization, Release, ReleaseOutcome};
 use crate::worker::journal::Journal;
-use crate::worker::launcher::{CpuShare, LaunchError, Launched};
+use crate::worker::launcher::{CpuShare, FirstRelease, LaunchError, Launched};
 use crate::worker::outbox::Outbox;
 use crate::worker::time::{Alarm, Clock};
 use crate::worker::wires::{read_guest, watch, write_guest};
@@ -207,6 +207,8 @@ struct Actor {
     environment: Environment,
     timeline: Timeline,
     mounts: [Option<Mount>; MOUNTS_MAX],
+    container: Option<Arc<Container>>,
+    first_release: Option<FirstRelease>,
     guest: mpsc::Receiver<Event>,
     guest_over: bool,
     messages: mpsc::Sender<HostMessage>,
@@ -261,6 +263,8 @@ impl Actor {
             environment: Environment::new(environment, spec.clock.now()),
             timeline: Timeline { spawned: Some(launched.at), ..Timeline::default() },
             mounts: launched.mounts,
+            container: launched.container,
+            first_release: launched.first_release,
             guest,
             guest_over: false,
             messages,
@@ -476,6 +480,9 @@ impl Actor {
         self.timeline.finished = Some(self.clock.now());
         // Dropped here if it was never sent.
         self.job = None;
+        if let Some(first_release) = self.first_release.take() {
+            first_release();
+        }
         self.journal.flush();
         self.journal.platform(|format, time| end_line(&outcome.report, format, time));
         self.journal.platform(|format, time| outcome.report.line(format, time));
@@ -517,6 +524,7 @@ impl Actor {
             function: Function::clone(&self.function),
             realtime_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
             mounts: self.mounts,
+            container: self.container.clone(),
             log_stream: format!("{date}/[{}]{instance}", self.function.version()),
             initialization: match self.initialization {
                 Initialization::OnDemand => InitializationType::OnDemand,

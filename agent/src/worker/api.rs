@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use votive_protocol::{InvocationId, LogStream, ResponseMode};
 
+use crate::function::ImageConfig;
 use crate::report::{LogFormat, Report};
 pub use crate::worker::errors::{
     InvalidId, InvokeError, LeaseError, ProvisionError, RegisterError, ThrottleReason,
@@ -117,6 +118,8 @@ pub struct FunctionVersionSpec {
     pub code: CodeSource,
     /// Its layers, merged into `/opt` in this order.
     pub layers: Vec<CodeSource>,
+    /// What is overridden of a container image: of code that is an artifact, with neither runtime nor handler.
+    pub image_config: ImageConfig,
     /// The size of `/tmp` in MB; 0 for 512.
     pub ephemeral_storage_mb: u32,
     /// The most environments of this version at once; 0 for no limit but the worker's.

@@ -10,7 +10,7 @@ use votive_protocol::Mount;
 use votive_protocol::limits::MOUNTS_MAX;
 
 use crate::clock::{BootTime, Moment};
-use crate::function::Function;
+use crate::function::{Container, Function};
 use crate::microvm::{MicrovmControl, MicrovmEnd};
 use crate::worker::api::{EnvironmentId, FunctionVersionSpec, Initialization, RegisterError};
 use crate::worker::registry::{Version, VersionImages};
@@ -66,7 +66,14 @@ pub struct Launched {
     pub at: Moment,
     /// Its disks, as its guest mounts them.
     pub mounts: [Option<Mount>; MOUNTS_MAX],
+    /// Its process, if it is a container image's.
+    pub container: Option<Arc<Container>>,
+    /// What is to be done when its first invocation is over.
+    pub first_release: Option<FirstRelease>,
 }
+
+/// What is done once an environment has had an invocation; it takes no time.
+pub type FirstRelease = Box<dyn FnOnce() + Send + Sync>;
 
 impl std::fmt::Debug for Launched {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

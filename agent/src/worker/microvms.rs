@@ -8,10 +8,10 @@ use tokio::sync::{Notify, Semaphore};
 use votive_protocol::limits::MOUNTS_MAX;
 use votive_protocol::{FileSystem, Mount, MountTarget};
 
-use crate::artifacts::{Attached, Origin};
+use crate::artifacts::Origin;
 use crate::causes::with_causes;
 use crate::cgroup::{CgroupSpec, Cgroups, CpuMax, EnvironmentCgroup};
-use crate::function::{Function, FunctionSpec};
+use crate::function::{Function, FunctionError, FunctionSpec};
 use crate::images::Images;
 use crate::limits::{LAYERS_MAX, PACKING_AT_ONCE, SCRATCH_MIN_MB};
 use crate::microvm::{Disk, Microvm, MicrovmSpec, Spawned};
@@ -20,11 +20,13 @@ use crate::worker::api::{CodeSource, FunctionVersionSpec, RegisterError};
 use crate::worker::boots::Boots;
 use crate::worker::launcher::{CpuShare, LaunchError, LaunchOrder, Launched, Launcher};
 use crate::worker::registry::{CodeImage, Version, VersionImages};
-use crate::worker::store::{Packed, Sha256Digest, Store, StoreError, together};
+use crate::worker::store::{Sha256Digest, Store, StoreError, together};
 
 mod artifact;
 #[cfg(test)]
 mod tests;
+
+use artifact::Lazy;
 
 /// Starts `votive-vmm`.
 #[derive(Debug)]
@@ -59,16 +61,14 @@ impl MicrovmLauncher {
 impl Launcher for MicrovmLauncher {
     async fn prepare(&self, spec: FunctionVersionSpec) -> Result<Version, RegisterError> {
         let function = check(&spec)?;
-        if !self.images.runtime(&function).is_file() {
+        let has_runtime = function.spec().container.is_none();
+        if has_runtime && !self.images.runtime(&function).is_file() {
             return Err(RegisterError::UnknownRuntime { runtime: spec.runtime });
         }
-        let (code, sha256, layers) = self.make_images(&spec).await?;
-        let digests: Vec<_> =
-            std::iter::once(sha256).chain(layers.iter().map(|it| it.sha256)).collect();
-        let images = VersionImages { code, layers: layers.map(|it| it.image) };
+        let (images, code_sha256) = self.make_images(&spec, &function).await?;
         Ok(Version {
             function: Arc::new(function),
-            code_sha256: together(&digests),
+            code_sha256,
             log_format: spec.log_format,
             concurrency_limit: spec.concurrency_limit,
             images: Arc::new(images),
@@ -78,22 +78,28 @@ impl Launcher for MicrovmLauncher {
     async fn launch(&self, order: LaunchOrder) -> Result<Launched, LaunchError> {
         // Before its turn: a store that is slow holds up the functions whose code is there, and no others.
         let attached = artifact::attach(self.origin.as_ref(), &order).await?;
+        let (code, first_release) = attached.map(Lazy::into_parts).unzip();
+        let images = Arc::clone(&order.images);
         let turn = self.boots.turn(order.initialization).await;
         let turn = turn.map_err(|error| LaunchError::new(error.to_string()))?;
-        let (images, cgroups) = (self.images.clone(), self.cgroups.clone());
+        let (host, cgroups) = (self.images.clone(), self.cgroups.clone());
         let prepared = tokio::task::spawn_blocking(move || {
-            let mut spec = microvm_spec(&images, &order, attached)?;
+            let mut spec = microvm_spec(&host, &order, code)?;
             let group = cgroups.map(|cgroups| join_group(&cgroups, &order, &mut spec));
             Ok::<_, LaunchError>((spec, group.transpose()?))
         });
         let prepared = prepared.await.map_err(|error| LaunchError::new(error.to_string()))?;
         let (spec, group) = prepared?;
-        let mounts = mounts(spec.disks.len() > DISKS_WITHOUT_LAYERS);
+        let mounts = match images.container {
+            Some(_) => container_mounts(),
+            None => mounts(images.layers.is_some()),
+        };
         let spawned =
             Microvm::spawn(spec).map_err(|error| LaunchError::new(with_causes(&error)))?;
         let heard = turn.until_heard(&spawned.link);
         tokio::spawn(heard.map_err(|error| LaunchError::new(error.to_string()))?);
-        let launched = launched(spawned, mounts);
+        let container = images.container.clone();
+        let launched = Launched { container, first_release, ..launched(spawned, mounts) };
         Ok(match group {
             Some(group) => launched.in_group(group),
             None => launched,
@@ -110,9 +116,6 @@ impl Launcher for MicrovmLauncher {
     }
 }
 
-/// Runtime, code, scratch.
-const DISKS_WITHOUT_LAYERS: usize = 3;
-
 /// Checks a function version's configuration.
 pub(crate) fn check(spec: &FunctionVersionSpec) -> Result<Function, RegisterError> {
     if spec.layers.len() > LAYERS_MAX {
@@ -123,6 +126,18 @@ pub(crate) fn check(spec: &FunctionVersionSpec) -> Result<Function, RegisterErro
         0 => u32::try_from(duration.as_secs()).unwrap_or(u32::MAX),
         _ => 0,
     };
+    // Only an artifact can be a container image, and is taken for one if it is said to be.
+    let unnamed = spec.runtime.is_empty() && spec.handler.is_empty();
+    let container = match &spec.code {
+        CodeSource::Artifact(_) if unnamed || !spec.image_config.is_empty() => {
+            Some(spec.image_config.clone())
+        }
+        _ if !spec.image_config.is_empty() => return Err(FunctionError::NoImage.into()),
+        _ => None,
+    };
+    if container.is_some() && !spec.layers.is_empty() {
+        return Err(FunctionError::ImageLayers.into());
+    }
     let function = FunctionSpec {
         account: spec.account.clone(),
         name: spec.function_name.clone(),
@@ -137,26 +152,33 @@ pub(crate) fn check(spec: &FunctionVersionSpec) -> Result<Function, RegisterErro
             mb => mb,
         },
         environment: spec.environment.clone().into_iter().collect(),
+        container,
     };
     Ok(function.validate()?)
 }
 
 impl MicrovmLauncher {
-    /// The image of a version's code with its digest, and that of its layers.
+    /// The images of a version, and the digest of what they were made of.
     async fn make_images(
         &self,
         spec: &FunctionVersionSpec,
-    ) -> Result<(CodeImage, Sha256Digest, Option<Packed>), RegisterError> {
+        function: &Function,
+    ) -> Result<(VersionImages, Sha256Digest), RegisterError> {
         let (code, layers) = (spec.code.clone(), spec.layers.clone());
-        if let CodeSource::Artifact(identity) = &code {
-            let name = artifact::find(self.origin.as_ref(), identity).await?;
+        let (code, sha256, layers, container) = if let CodeSource::Artifact(identity) = &code {
+            let found = artifact::find(self.origin.as_ref(), identity, function).await?;
             let layers = self.pack(move |store| store.layers(&layers)).await?;
-            let sha256 = *name.manifest.as_bytes();
-            return Ok((CodeImage::Artifact(name), sha256, layers));
-        }
-        let pack = move |store: &Store| Ok((store.code(&code)?, store.layers(&layers)?));
-        let (code, layers) = self.pack(pack).await?;
-        Ok((CodeImage::File(code.image), code.sha256, layers))
+            (CodeImage::Artifact(found.name), found.sha256, layers, found.container)
+        } else {
+            let pack = move |store: &Store| Ok((store.code(&code)?, store.layers(&layers)?));
+            let (code, layers) = self.pack(pack).await?;
+            (CodeImage::File(code.image), code.sha256, layers, None)
+        };
+        let digests: Vec<_> =
+            std::iter::once(sha256).chain(layers.iter().map(|it| it.sha256)).collect();
+        let layers = layers.map(|it| it.image);
+        let container = container.map(Arc::new);
+        Ok((VersionImages { code, layers, container }, together(&digests)))
     }
 
     /// Packs in a thread of its own, when it is its turn.
@@ -179,23 +201,29 @@ fn describe(error: &StoreError) -> RegisterError {
 fn microvm_spec(
     images: &Images,
     order: &LaunchOrder,
-    attached: Option<Attached>,
+    lazy: Option<Disk>,
 ) -> Result<MicrovmSpec, LaunchError> {
     let open = |what, path| {
         Images::open(what, path).map_err(|error| LaunchError::new(with_causes(&error)))
     };
     let function = &order.function;
-    let runtime = open("the runtime image", images.runtime(function))?;
-    let code = match (&order.images.code, attached) {
+    let code = match (&order.images.code, lazy) {
         (CodeImage::File(path), _) => Disk::new(open("the code image", path.clone())?, true),
-        (CodeImage::Artifact(_), Some(attached)) => attached.disk,
-        (CodeImage::Artifact(_), None) => return Err(LaunchError::new(String::from("no disk"))),
+        (CodeImage::Artifact(_), Some(disk)) => disk,
+        (CodeImage::Artifact(_), None) => {
+            return Err(LaunchError::new(String::from("the code has no disk")));
+        }
     };
     let layers = order.images.layers.clone();
     let layers = layers.map(|path| open("the layers' image", path)).transpose()?;
     let scratch = scratch::create(function.scratch_bytes());
     let scratch = scratch.map_err(|error| LaunchError::new(with_causes(&error)))?;
-    let disks = disks(runtime, code, layers, scratch);
+    let disks = if order.images.container.is_some() {
+        vec![code, Disk::new(scratch, false)]
+    } else {
+        let runtime = open("the runtime image", images.runtime(function))?;
+        disks(runtime, code, layers, scratch)
+    };
     Ok(MicrovmSpec { deadline: order.deadline, ..MicrovmSpec::new(images, function, disks) })
 }
 
@@ -233,6 +261,15 @@ pub(crate) fn mounts(layers: bool) -> [Option<Mount>; MOUNTS_MAX] {
         targets.push((MountTarget::Opt, FileSystem::Erofs));
     }
     targets.push((MountTarget::Tmp, FileSystem::Ext4));
+    in_order(targets)
+}
+
+/// The disks of a container image: its own root, and scratch.
+fn container_mounts() -> [Option<Mount>; MOUNTS_MAX] {
+    in_order(vec![(MountTarget::Root, FileSystem::Erofs), (MountTarget::Tmp, FileSystem::Ext4)])
+}
+
+fn in_order(targets: Vec<(MountTarget, FileSystem)>) -> [Option<Mount>; MOUNTS_MAX] {
     let mut mounts = [None; MOUNTS_MAX];
     for (device, (place, (target, file_system))) in (0..).zip(mounts.iter_mut().zip(targets)) {
         *place = Some(Mount { device, target, file_system });
@@ -246,8 +283,19 @@ pub(crate) fn launched(spawned: Spawned, mounts: [Option<Mount>; MOUNTS_MAX]) ->
     let kill = Arc::new(Notify::new());
     let process_id = microvm.process_id();
     let end = Box::pin(microvm.wait(Arc::clone(&kill)));
-    let (control, share) = (Some(control), None);
-    Launched { link, control, process_id, end, kill, share, at, mounts }
+    let control = Some(control);
+    Launched {
+        link,
+        control,
+        process_id,
+        end,
+        kill,
+        share: None,
+        at,
+        mounts,
+        container: None,
+        first_release: None,
+    }
 }
 
 impl Launched {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::artifacts::ArtifactName;
-use crate::function::{Function, LATEST};
+use crate::function::{Container, Function, LATEST};
 use crate::limits::{FUNCTION_VERSION_NAMES_MAX, FUNCTION_VERSIONS_MAX};
 use crate::report::LogFormat;
 use crate::worker::api::{FunctionVersionId, RegisterError};
@@ -37,6 +37,8 @@ pub struct VersionImages {
     pub code: CodeImage,
     /// `/opt`, if there are layers.
     pub layers: Option<PathBuf>,
+    /// Its process, if the code is a container image: it is the root then, and there is no runtime's.
+    pub container: Option<Arc<Container>>,
 }
 
 /// Where an image of code is.
@@ -81,6 +83,10 @@ impl Version {
         for (key, value) in &spec.environment {
             field(key.as_bytes());
             field(value.as_bytes());
+        }
+        if let Some(config) = &spec.container {
+            field(b"container image");
+            field(&config.digest());
         }
         let digest: [u8; 32] = hash.finalize().into();
         let mut id = [0; 16];

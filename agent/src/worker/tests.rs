@@ -8,6 +8,7 @@ use super::*;
 use crate::clock::wall_clock;
 use crate::environment::new_invocation_id;
 use crate::fake_guest::FakeLauncher;
+use crate::function::ImageConfig;
 use crate::report::LogFormat;
 use crate::worker::api::{AnswerPart, CodeSource, ReleaseOutcome};
 use crate::worker::config::LeaseSource;
@@ -40,6 +41,7 @@ fn spec(handler: &str) -> FunctionVersionSpec {
         environment: BTreeMap::new(),
         code: CodeSource::Zip(PathBuf::from(handler)),
         layers: Vec::new(),
+        image_config: ImageConfig::default(),
         ephemeral_storage_mb: 0,
         concurrency_limit: 0,
         log_format: LogFormat::Text,

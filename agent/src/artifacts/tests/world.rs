@@ -215,6 +215,7 @@ impl World {
     }
 
     pub(super) async fn vmm_ahead(&self, image: &Image, ahead: Option<ReadList>) -> Vmm {
+        let ahead = ahead.map(|list| -> Ahead { Box::pin(std::future::ready(Some(list))) });
         Vmm::new(self.artifacts.attach(&image.name, ahead).await.unwrap())
     }
 

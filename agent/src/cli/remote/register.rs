@@ -21,17 +21,26 @@ pub(crate) struct RegisterArguments {
     /// $LATEST, or a number that stands for one code and configuration for ever
     #[arg(long, value_name = "VERSION", default_value = "$LATEST")]
     version: String,
-    /// The runtime: python3.11, nodejs24, provided, or another that the worker has an image of
-    #[arg(long, value_name = "NAME")]
+    /// The runtime, unless the artifact is a container image: python3.11, nodejs24, provided, or another that the worker has an image of
+    #[arg(long, value_name = "NAME", required_unless_present = "artifact", default_value = "")]
     runtime: String,
-    /// The handler as the runtime understands it, such as app.handler
-    #[arg(long, value_name = "NAME")]
+    /// The handler, unless the artifact is a container image, as the runtime understands it, such as app.handler
+    #[arg(long, value_name = "NAME", required_unless_present = "artifact", default_value = "")]
     handler: String,
     #[command(flatten)]
     code: CodeArguments,
     /// A layer, the same way; may be given several times, merged in this order
     #[arg(long = "layer", value_name = "FILE")]
     layers: Vec<PathBuf>,
+    /// Instead of a container image's ENTRYPOINT; given several times, its arguments
+    #[arg(long, value_name = "TEXT", conflicts_with = "zip", allow_hyphen_values = true)]
+    entry_point: Vec<String>,
+    /// Instead of a container image's CMD; given several times, its arguments
+    #[arg(long, value_name = "TEXT", conflicts_with = "zip", allow_hyphen_values = true)]
+    command: Vec<String>,
+    /// Instead of a container image's WORKDIR
+    #[arg(long, value_name = "PATH", conflicts_with = "zip")]
+    working_directory: Option<String>,
     /// The function's memory in MB, 128 to 10240
     #[arg(long, value_name = "MB", default_value_t = MEMORY_DEFAULT_MB)]
     memory: u32,
@@ -95,6 +104,11 @@ impl RegisterArguments {
             environment: read_environment(&self.environment)?.into_iter().collect(),
             code: Some(self.code.source()?),
             layers: layers?,
+            image_config: Some(v1::ImageConfig {
+                entry_point: self.entry_point.clone(),
+                command: self.command.clone(),
+                working_directory: self.working_directory.clone().unwrap_or_default(),
+            }),
             ephemeral_storage_mb: self.ephemeral_storage,
             concurrency_limit: self.concurrency_limit,
             log_format: match self.log_format {

@@ -43,6 +43,29 @@ fn a_registration_has_defaults_and_needs_an_absolute_path() {
     assert_eq!(spec.init_timeout, Duration::from_secs(10));
     assert_eq!(spec.log_format, LogFormat::Text);
     assert_eq!(spec.code, CodeSource::Zip("/a.zip".into()));
+    assert!(spec.image_config.is_empty());
+    let artifact = |identity: &str| {
+        let source = Some(v1::code::Source::Artifact(identity.to_owned()));
+        function_version_spec(request(Some(v1::Code { source })))
+    };
+    let arn = "arn:aws:lambda:us-east-1:012345678912:function:f:1";
+    assert_eq!(artifact(arn).unwrap().code, CodeSource::Artifact(arn.to_owned()));
+    for identity in ["", "a b", "a\n", "\u{e4}", &"x".repeat(4096)] {
+        let refused = artifact(identity).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{identity:?}");
+    }
+    let config = v1::ImageConfig {
+        entry_point: vec![String::from("/e")],
+        command: vec![String::from("c")],
+        working_directory: String::from("/w"),
+    };
+    let over = v1::RegisterFunctionVersionRequest {
+        image_config: Some(config),
+        ..request(Some(zip("/a.zip")))
+    };
+    let over = function_version_spec(over).unwrap().image_config;
+    assert_eq!((&*over.entry_point[0], &*over.command[0]), ("/e", "c"));
+    assert_eq!(over.working_directory, "/w");
     for code in [None, Some(v1::Code::default()), Some(zip("")), Some(zip("a")), Some(zip("/a\0"))]
     {
         let refused = function_version_spec(request(code)).unwrap_err();

@@ -1,27 +1,55 @@
 //! Function versions whose code is an artifact: found when they are registered, a lazy disk when they run.
 
+use sha2::{Digest as _, Sha256};
+use votive_artifact::oci::ContainerConfig;
+
 use crate::artifacts::{ArtifactName, Attached, OpenError, Origin, ResolveError};
 use crate::causes::with_causes;
+use crate::function::{Container, Function, FunctionError};
+use crate::microvm::Disk;
 use crate::worker::api::RegisterError;
-use crate::worker::launcher::{LaunchError, LaunchOrder};
+use crate::worker::launcher::{FirstRelease, LaunchError, LaunchOrder};
 use crate::worker::registry::CodeImage;
+use crate::worker::store::{Sha256Digest, together};
 
-/// The artifact of this identity.
+/// The name of a refusal that is about what was asked for.
+const INVALID: &str = "InvalidParameterValueException";
+
+/// An artifact that is a function's code.
+pub(super) struct Found {
+    pub(super) name: ArtifactName,
+    /// Of all that is sealed in it.
+    pub(super) sha256: Sha256Digest,
+    /// Its process, if it is a container image.
+    pub(super) container: Option<Container>,
+}
+
+/// The artifact of this identity, as the code of `function`.
 pub(super) async fn find(
     origin: Option<&Origin>,
     identity: &str,
-) -> Result<ArtifactName, RegisterError> {
-    let refused =
-        |code, reason: &str| RegisterError::Artifact { code, reason: String::from(reason) };
-    let Some(origin) = origin else {
-        let reason = "this worker has no store of artifacts";
-        return Err(refused("InvalidParameterValueException", reason));
-    };
+    function: &Function,
+) -> Result<Found, RegisterError> {
+    let origin = origin.ok_or_else(|| refused("this worker has no store of artifacts"))?;
     let resolved = origin.resolve(identity).await.map_err(|error| describe(identity, &error))?;
-    if !resolved.config.is_empty() {
-        return Err(refused("InvalidParameterValueException", "it is a container image"));
+    let (name, config) = (resolved.name, resolved.config);
+    let manifest = *name.manifest.as_bytes();
+    match (config.is_empty(), function.spec().container.is_some()) {
+        (true, false) => Ok(Found { name, sha256: manifest, container: None }),
+        (true, true) => Err(refused("it is made of ZIPs: it needs a runtime and a handler")),
+        (false, false) => Err(FunctionError::ImageRuntime.into()),
+        (false, true) => {
+            let image = ContainerConfig::parse(&config);
+            let image = image.map_err(|error| refused(&error.to_string()))?;
+            let container = Some(Container::new(&image, function)?);
+            let sha256 = together(&[manifest, Sha256::digest(&config).into()]);
+            Ok(Found { name, sha256, container })
+        }
     }
-    Ok(resolved.name)
+}
+
+fn refused(reason: &str) -> RegisterError {
+    RegisterError::Artifact { code: INVALID, reason: reason.to_owned() }
 }
 
 fn describe(identity: &str, error: &ResolveError) -> RegisterError {
@@ -35,16 +63,33 @@ fn describe(identity: &str, error: &ResolveError) -> RegisterError {
     RegisterError::Artifact { code, reason }
 }
 
+/// A disk that comes while it is read, and what keeps the order of its reads after the first invocation.
+pub(super) struct Lazy {
+    disk: Disk,
+    first_release: FirstRelease,
+}
+
+impl Lazy {
+    pub(super) fn into_parts(self) -> (Disk, FirstRelease) {
+        (self.disk, self.first_release)
+    }
+}
+
 /// The disk of the code, if it is an artifact.
 pub(super) async fn attach(
     origin: Option<&Origin>,
     order: &LaunchOrder,
-) -> Result<Option<Attached>, LaunchError> {
+) -> Result<Option<Lazy>, LaunchError> {
     let CodeImage::Artifact(name) = &order.images.code else { return Ok(None) };
     let missing = || LaunchError::new(String::from("this worker has no store of artifacts"));
-    let origin = origin.ok_or_else(missing)?;
-    let attached = origin.artifacts().attach(name, None).await;
-    attached.map(Some).map_err(|error| not_attached(&error))
+    let origin = origin.ok_or_else(missing)?.clone();
+    let attached = origin.attach(name).await.map_err(|error| not_attached(&error))?;
+    let Attached { disk, reads, .. } = attached;
+    let name = name.clone();
+    let first_release = Box::new(move || {
+        tokio::spawn(async move { origin.keep(name, reads).await });
+    });
+    Ok(Some(Lazy { disk, first_release }))
 }
 
 fn not_attached(error: &OpenError) -> LaunchError {

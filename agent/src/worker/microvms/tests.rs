@@ -14,13 +14,15 @@ use votive_artifact::fetch::Loader;
 use votive_artifact::gate::Gate;
 use votive_artifact::grant::{Issuer, Verifier};
 use votive_artifact::keys::Embedded;
+use votive_artifact::oci::ContainerConfig;
 use votive_artifact::seal::Method;
 use votive_artifact::store::Store as ArtifactStore;
 use votive_artifact::store::upload::{UploadSpec, Uploader};
 
 use super::*;
-use crate::artifacts::{Artifacts, OwnGrants, Settings};
+use crate::artifacts::{Artifacts, Granter, Lists, OwnGrants, Settings};
 use crate::environment::new_invocation_id;
+use crate::function::ImageConfig;
 use crate::report::LogFormat;
 use crate::worker::api::{
     AnswerPart, EnvironmentId, Initialization, InvokeRequest, Release, ReleaseOutcome,
@@ -70,11 +72,25 @@ impl Host {
         let verifier = Verifier::new(vec![issuer.public_key()]);
         let gate = Arc::new(Gate::new(store.clone(), keys.clone(), verifier));
         let cache = Cache::open(&at("cache"), CACHE_BYTES_MIN).unwrap();
-        let loader = Loader::new(gate, "w", Some(cache));
+        let loader = Loader::new(Arc::clone(&gate), "w", Some(cache));
         let settings = Settings { memory_bytes: 64 << 20, idle: PATIENCE, read_limit: PATIENCE };
-        let granter = Arc::new(OwnGrants::new(issuer, "w"));
-        let origin = Origin::new(Artifacts::new(loader, granter, settings), store.clone());
+        let granter: Arc<dyn Granter> = Arc::new(OwnGrants::new(issuer, "w"));
+        let lists = Lists::new(gate, Arc::clone(&granter), "w");
+        let artifacts = Artifacts::new(loader, granter, settings);
+        let origin = Origin::new(artifacts, store.clone(), lists);
         Host { folder, store, keys, origin }
+    }
+
+    /// What another worker with the same store and keys has of them, and an empty cache.
+    fn other_worker(&self) -> Origin {
+        let issuer = Issuer::generate().unwrap();
+        let verifier = Verifier::new(vec![issuer.public_key()]);
+        let gate = Arc::new(Gate::new(self.store.clone(), self.keys.clone(), verifier));
+        let loader = Loader::new(Arc::clone(&gate), "other", None);
+        let settings = Settings { memory_bytes: 64 << 20, idle: PATIENCE, read_limit: PATIENCE };
+        let granter: Arc<dyn Granter> = Arc::new(OwnGrants::new(issuer, "other"));
+        let lists = Lists::new(gate, Arc::clone(&granter), "other");
+        Origin::new(Artifacts::new(loader, granter, settings), self.store.clone(), lists)
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -131,6 +147,7 @@ fn spec(code: CodeSource) -> FunctionVersionSpec {
         environment: BTreeMap::new(),
         code,
         layers: Vec::new(),
+        image_config: ImageConfig::default(),
         ephemeral_storage_mb: 0,
         concurrency_limit: 0,
         log_format: LogFormat::Text,
@@ -298,6 +315,189 @@ async fn the_invoker_is_told_the_name_of_a_key_that_cannot_be_used() {
     assert!(payload["errorMessage"].as_str().unwrap().ends_with("is disabled"), "{payload}");
     assert_eq!(release.unwrap().outcome, ReleaseOutcome::Destroyed);
     drop(handle);
+}
+
+fn container(config: ImageConfig) -> FunctionVersionSpec {
+    let (runtime, handler) = (String::new(), String::new());
+    FunctionVersionSpec { runtime, handler, image_config: config, ..artifact("image") }
+}
+
+fn image(command: &str) -> Vec<u8> {
+    let config = ContainerConfig {
+        entrypoint: vec![String::from("/entry")],
+        command: vec![command.to_owned()],
+        environment: vec![(String::from("PATH"), String::from("/bin"))],
+        working_folder: String::from("/w"),
+        user: String::from("root"),
+    };
+    config.encode()
+}
+
+#[tokio::test]
+async fn a_container_image_is_its_own_root_and_its_process_is_the_image_s() {
+    let host = Host::new();
+    host.seal("image", &image("h")).await;
+    // No runtime is needed, and none is opened.
+    fs::remove_file(host.at("images/provided.erofs")).unwrap();
+    let launcher = host.launcher(Some(host.origin.clone()));
+    let environment = [(String::from("OWN"), String::from("1"))].into();
+    let spec = FunctionVersionSpec { environment, ..container(ImageConfig::default()) };
+    let version = launcher.prepare(spec).await.unwrap();
+    let launched = launcher.launch(order(&version)).await.unwrap();
+    let mounts: Vec<_> = launched.mounts.iter().flatten().copied().collect();
+    let root = Mount { device: 0, target: MountTarget::Root, file_system: FileSystem::Erofs };
+    let tmp = Mount { device: 1, target: MountTarget::Tmp, file_system: FileSystem::Ext4 };
+    assert_eq!(mounts, [root, tmp]);
+    let arguments = host.arguments().await;
+    let disks: Vec<_> = arguments.iter().filter(|it| it.starts_with("path=")).collect();
+    let lazy = "path=fd:3,readonly,presence=fd:4,requests=fd:5,timeout-ms=65000";
+    assert_eq!(disks, [lazy, "path=fd:6"]);
+    let process = launched.container.unwrap();
+    assert_eq!(process.arguments(), b"/entry\0h\0");
+    assert_eq!(process.working_directory(), "/w");
+    assert_eq!(process.environment(), b"PATH=/bin\0OWN=1\0");
+    assert!(!format!("{process:?}").contains("OWN"));
+}
+
+#[tokio::test]
+async fn what_an_image_function_is_made_of_is_its_id() {
+    let host = Host::new();
+    host.seal("image", &image("h")).await;
+    let launcher = host.launcher(Some(host.origin.clone()));
+    let of = async |config| launcher.prepare(container(config)).await.unwrap().id();
+    let plain = of(ImageConfig::default()).await;
+    assert_eq!(plain, of(ImageConfig::default()).await);
+    let over = ImageConfig { command: vec![String::from("h")], ..ImageConfig::default() };
+    assert_ne!(plain, of(over).await);
+    // The same image with another command of its own is other code.
+    let other = Host::new();
+    other.seal("image", &image("g")).await;
+    let launcher = other.launcher(Some(other.origin.clone()));
+    let version = launcher.prepare(container(ImageConfig::default())).await.unwrap();
+    assert_ne!(plain, version.id());
+}
+
+#[tokio::test]
+async fn what_does_not_fit_a_container_image_is_refused() {
+    let host = Host::new();
+    host.seal("image", &image("h")).await;
+    host.seal("zips", b"").await;
+    host.seal("odd", b"{}").await;
+    let launcher = host.launcher(Some(host.origin.clone()));
+    let over = ImageConfig { command: vec![String::from("x")], ..ImageConfig::default() };
+    let plain = || container(ImageConfig::default());
+    let of = |identity: &str| CodeSource::Artifact(identity.to_owned());
+    let zip = CodeSource::Zip(host.at("none.zip"));
+    let cases = [
+        (artifact("image"), "a container image has neither runtime nor handler"),
+        (FunctionVersionSpec { code: of("zips"), ..plain() }, "it is made of ZIPs"),
+        (FunctionVersionSpec { code: of("odd"), ..plain() }, "is no configuration of"),
+        (FunctionVersionSpec { code: zip.clone(), ..plain() }, "runtime \"\""),
+        (FunctionVersionSpec { layers: vec![zip.clone()], ..plain() }, "has no layers"),
+        (FunctionVersionSpec { image_config: over.clone(), ..spec(zip) }, "for container images"),
+        (FunctionVersionSpec { image_config: over, ..artifact("zips") }, "neither runtime nor"),
+    ];
+    for (spec, expected) in cases {
+        let (name, text) = refusal(launcher.prepare(spec).await);
+        assert_eq!(name, "InvalidParameterValueException", "{text}");
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+/// Asks for a chunk as a VMM does.
+async fn read(requests: &mut tokio::net::UnixStream, index: u32) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    requests.write_all(&index.to_le_bytes()).await.unwrap();
+    let mut answer = [0; 8];
+    requests.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer[4..], [0; 4], "chunk {index} comes");
+}
+
+#[tokio::test]
+async fn what_a_start_reads_is_kept_once_and_fetched_ahead_by_the_next_worker() {
+    let host = Host::new();
+    host.seal("f", b"").await;
+    let name = host.origin.resolve("f").await.unwrap().name;
+    let lists = || {
+        walk(&host.at("store")).into_iter().filter(|it| it.to_string_lossy().contains("/reads/"))
+    };
+    let attached = host.origin.attach(&name).await.unwrap();
+    // Nothing was read: nothing is kept, and a later environment's reads still can be.
+    host.origin.keep(name.clone(), attached.reads.clone()).await;
+    assert_eq!(lists().count(), 0);
+    let requests = attached.disk.lazy.unwrap().requests;
+    let socket = std::os::unix::net::UnixStream::from(requests);
+    let mut vmm = tokio::net::UnixStream::from_std(socket).unwrap();
+    read(&mut vmm, 2).await;
+    host.origin.keep(name.clone(), attached.reads.clone()).await;
+    let list = lists().next().unwrap();
+    assert_eq!(fs::read(&list).unwrap(), b"votiveL\x01\x02\0\0\0");
+    // What is read later changes nothing: there is a list.
+    read(&mut vmm, 0).await;
+    host.origin.keep(name.clone(), attached.reads).await;
+    assert_eq!(fs::read(&list).unwrap().len(), 12);
+    // Another worker with the same store fetches it before anything is read.
+    let other = host.other_worker();
+    assert_eq!(other.artifacts().stats().fetched.fetched, 0);
+    let attached = other.attach(&name).await.unwrap();
+    let ahead = async {
+        while other.artifacts().stats().fetched.fetched == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ahead).await.unwrap();
+    assert_eq!(attached.reads.so_far().indices(), [2]);
+    // What was fetched ahead is in the store: nobody writes it again.
+    assert!(attached.reads.keep_now().is_none());
+}
+
+#[tokio::test]
+async fn a_list_that_is_none_or_lies_harms_no_start() {
+    for rubbish in [&b"rubbish"[..], b"", b"votiveL\x01\xff\xff\xff\xff", &[0; 4096]] {
+        let host = Host::new();
+        host.seal("f", b"").await;
+        let name = host.origin.resolve("f").await.unwrap().name;
+        let mut attached = host.origin.attach(&name).await.unwrap();
+        let requests = attached.disk.lazy.take().unwrap().requests;
+        let socket = std::os::unix::net::UnixStream::from(requests);
+        let mut vmm = tokio::net::UnixStream::from_std(socket).unwrap();
+        read(&mut vmm, 0).await;
+        host.origin.keep(name.clone(), attached.reads).await;
+        let path = walk(&host.at("store"));
+        let path = path.iter().find(|it| it.to_string_lossy().contains("/reads/")).unwrap();
+        fs::write(path, rubbish).unwrap();
+        let other = host.other_worker();
+        let mut attached = other.attach(&name).await.unwrap();
+        let requests = attached.disk.lazy.take().unwrap().requests;
+        let socket = std::os::unix::net::UnixStream::from(requests);
+        let mut vmm = tokio::net::UnixStream::from_std(socket).unwrap();
+        read(&mut vmm, 2).await;
+        assert_eq!(other.artifacts().stats().fetched.fetched, 1, "{rubbish:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_invocation_s_end_has_the_list_written() {
+    let host = Host::new();
+    host.seal("f", b"").await;
+    let launcher = host.launcher(Some(host.origin.clone()));
+    let version = launcher.prepare(artifact("f")).await.unwrap();
+    let launched = launcher.launch(order(&version)).await.unwrap();
+    host.arguments().await;
+    // The script reads nothing; somebody else who shares the image does.
+    let name = host.origin.resolve("f").await.unwrap().name;
+    let mut attached = host.origin.attach(&name).await.unwrap();
+    let socket = attached.disk.lazy.take().unwrap().requests;
+    let socket = std::os::unix::net::UnixStream::from(socket);
+    let mut vmm = tokio::net::UnixStream::from_std(socket).unwrap();
+    read(&mut vmm, 0).await;
+    launched.first_release.unwrap()();
+    let written = async {
+        while !walk(&host.at("store")).iter().any(|it| it.to_string_lossy().contains("/reads/")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, written).await.unwrap();
 }
 
 #[tokio::test]
