@@ -57,6 +57,8 @@ pub const ARTIFACT_IDLE_TIMEOUT: Duration = IDLE_TIMEOUT_DEFAULT;
 pub const ARTIFACT_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most that it may be: a VMM waits for ten minutes at most, and for a while longer than this side.
 pub const ARTIFACT_READ_TIMEOUT_MAX: Duration = Duration::from_secs(540);
+/// Artifacts that are looked up for registrations at once, so that starts of environments find room at a store that is slow.
+pub const ARTIFACTS_RESOLVED_AT_ONCE: usize = 8;
 /// How long a registration may wait for the store that its artifact is in and for its key service: as long as a start of an
 /// environment may be waited for.
 pub const ARTIFACT_RESOLVE_TIMEOUT: Duration = Duration::from_secs(60);

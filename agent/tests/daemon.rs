@@ -8,6 +8,8 @@
     reason = "a test program without the test harness, which would allow both"
 )]
 
+#[path = "daemon/artifacts.rs"]
+mod artifacts;
 #[path = "daemon/bed.rs"]
 mod bed;
 #[path = "daemon/cases.rs"]
@@ -28,7 +30,7 @@ fn main() -> ExitCode {
         return vmm::main();
     }
     let arguments = Arguments::from_args();
-    let all = cases::ALL.iter().chain(invocations::ALL);
+    let all = cases::ALL.iter().chain(invocations::ALL).chain(artifacts::ALL);
     let trials = all.map(|(name, case)| {
         Trial::test(*name, move || {
             case();

@@ -1,5 +1,8 @@
 //! The store that a worker's artifacts are in: which ones there are, and what they are.
 
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use votive_artifact::store::Store;
@@ -8,7 +11,7 @@ use votive_artifact::store::verify::{VerifyError, find};
 use super::lists::Lists;
 use super::{ArtifactName, Artifacts, Attached, FirstReads, OpenError};
 use crate::causes::with_causes;
-use crate::limits::ARTIFACT_RESOLVE_TIMEOUT;
+use crate::limits::{ARTIFACT_RESOLVE_TIMEOUT, ARTIFACTS_RESOLVED_AT_ONCE};
 
 /// The artifacts of one store, and what serves them.
 #[derive(Clone, Debug)]
@@ -16,6 +19,7 @@ pub struct Origin {
     artifacts: Artifacts,
     store: Store,
     lists: Lists,
+    resolving: Arc<Semaphore>,
 }
 
 /// An artifact that is there and can be opened.
@@ -57,7 +61,8 @@ impl Origin {
     /// What `artifacts` serves from `store`, with the lists of first reads that are kept there.
     #[must_use]
     pub fn new(artifacts: Artifacts, store: Store, lists: Lists) -> Origin {
-        Origin { artifacts, store, lists }
+        let resolving = Arc::new(Semaphore::new(ARTIFACTS_RESOLVED_AT_ONCE));
+        Origin { artifacts, store, lists, resolving }
     }
 
     /// What serves them.
@@ -95,6 +100,7 @@ impl Origin {
     /// [`ResolveError`]
     pub async fn resolve(&self, identity: &str) -> Result<Resolved, ResolveError> {
         let resolve = async {
+            let _turn = self.resolving.acquire().await.map_err(|_| OpenError::Ended)?;
             let found = find(&self.store, identity).await?;
             // The root that it was sealed in, and not the one where it was found: garbage collection copies it to others.
             let name = ArtifactName {

@@ -480,7 +480,10 @@ impl Actor {
         self.timeline.finished = Some(self.clock.now());
         // Dropped here if it was never sent.
         self.job = None;
-        if let Some(first_release) = self.first_release.take() {
+        // One that failed may have read but a part of what others will.
+        if outcome.condition == Condition::Clean
+            && let Some(first_release) = self.first_release.take()
+        {
             first_release();
         }
         self.journal.flush();

@@ -68,7 +68,7 @@ pub struct Launched {
     pub mounts: [Option<Mount>; MOUNTS_MAX],
     /// Its process, if it is a container image's.
     pub container: Option<Arc<Container>>,
-    /// What is to be done when its first invocation is over.
+    /// What is to be done when the first invocation is over after which it can go on.
     pub first_release: Option<FirstRelease>,
 }
 

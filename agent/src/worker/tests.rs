@@ -269,3 +269,44 @@ async fn one_that_leases_itself_goes_on_with_its_lease_and_begins_anew_when_its_
     let worker = restarted(Duration::from_secs(50), LeaseSource::FromOrchestrator);
     assert_eq!(worker.end.await.unwrap().lease.state, WorkerState::Terminated);
 }
+
+/// Guests that are played, and a count of first releases.
+struct Counting(std::sync::Arc<std::sync::atomic::AtomicU32>);
+
+impl Launcher for Counting {
+    async fn prepare(&self, spec: FunctionVersionSpec) -> Result<registry::Version, RegisterError> {
+        FakeLauncher.prepare(spec).await
+    }
+
+    async fn launch(
+        &self,
+        order: launcher::LaunchOrder,
+    ) -> Result<launcher::Launched, launcher::LaunchError> {
+        let count = std::sync::Arc::clone(&self.0);
+        let first_release: launcher::FirstRelease = Box::new(move || {
+            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        });
+        let launched = FakeLauncher.launch(order).await?;
+        Ok(launcher::Launched { first_release: Some(first_release), ..launched })
+    }
+
+    fn forget(&self, _: &registry::VersionImages) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_environment_s_first_release_is_told_once_and_only_if_it_can_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = WorkerConfig::new("w", folder.path().join("state"));
+    let count = std::sync::Arc::<std::sync::atomic::AtomicU32>::default();
+    let told = || count.load(std::sync::atomic::Ordering::SeqCst);
+    let launcher = Counting(count.clone());
+    let (handle, _end) = start(config, launcher, Clock::of_runtime()).unwrap();
+    let exit = handle.register(spec("exit")).await.unwrap();
+    invoke(&handle, exit.id, b"1").await;
+    assert_eq!(told(), 0, "the runtime ended");
+    let echo = handle.register(spec("echo")).await.unwrap();
+    invoke(&handle, echo.id, b"1").await;
+    assert_eq!(told(), 1);
+    invoke(&handle, echo.id, b"2").await;
+    assert_eq!(told(), 1);
+}

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use rustix::process::Signal;
 use votive_control::address::Address;
-use votive_control::client::{Client, ClientSpec, Outcome};
+use votive_control::client::{Client, ClientError, ClientSpec, Outcome};
 use votive_control::tls::Identity;
 use votive_control::v1;
 
@@ -20,18 +20,29 @@ pub(crate) const ALL: &[(&str, fn())] = &[
 ];
 
 /// What no log may hold.
-const MARKER: &str = "7d0c-planted-marker-e1f4";
+pub(crate) const MARKER: &str = "7d0c-planted-marker-e1f4";
 
-const INVOCATION: &str = "00000000-0000-4000-8000-000000000001";
+pub(crate) const INVOCATION: &str = "00000000-0000-4000-8000-000000000001";
+
+/// Writes a function's ZIP with the marker in it; gives its path.
+pub(crate) fn write_zip(bed: &Bed) -> String {
+    let zip = bed.path("function.zip");
+    let mut writer = zip::ZipWriter::new(std::fs::File::create(&zip).unwrap());
+    let options = zip::write::SimpleFileOptions::default().unix_permissions(0o755);
+    writer.start_file("bootstrap", options).unwrap();
+    writer.write_all(MARKER.as_bytes()).unwrap();
+    writer.finish().unwrap();
+    zip.to_str().unwrap().to_owned()
+}
 
 /// Drives an agent over its Unix socket.
-struct Driver {
-    runtime: tokio::runtime::Runtime,
-    client: Client,
+pub(crate) struct Driver {
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) client: Client,
 }
 
 impl Driver {
-    fn new(bed: &Bed) -> Self {
+    pub(crate) fn new(bed: &Bed) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let identity = Identity::read(&bed.path("keys/operator")).unwrap();
         let address = Address::Unix { path: bed.path("s") };
@@ -41,14 +52,18 @@ impl Driver {
     }
 
     /// Makes a function known whose guest does what `handler` says; gives its version's id.
-    fn register(&self, bed: &Bed, handler: &str, timeout_s: i64) -> String {
-        let zip = bed.path("function.zip");
-        let mut writer = zip::ZipWriter::new(std::fs::File::create(&zip).unwrap());
-        let options = zip::write::SimpleFileOptions::default().unix_permissions(0o755);
-        writer.start_file("bootstrap", options).unwrap();
-        writer.write_all(MARKER.as_bytes()).unwrap();
-        writer.finish().unwrap();
-        let source = v1::code::Source::ZipPath(zip.to_str().unwrap().to_owned());
+    pub(crate) fn register(&self, bed: &Bed, handler: &str, timeout_s: i64) -> String {
+        let source = v1::code::Source::ZipPath(write_zip(bed));
+        self.try_register(handler, timeout_s, source).unwrap()
+    }
+
+    /// The same, with code from there.
+    pub(crate) fn try_register(
+        &self,
+        handler: &str,
+        timeout_s: i64,
+        source: v1::code::Source,
+    ) -> Result<String, ClientError> {
         let request = v1::RegisterFunctionVersionRequest {
             account: String::from("012345678912"),
             function_name: format!("f-{handler}"),
@@ -61,11 +76,16 @@ impl Driver {
             code: Some(v1::Code { source: Some(source) }),
             ..Default::default()
         };
-        self.runtime.block_on(self.client.register(request)).unwrap().id
+        Ok(self.runtime.block_on(self.client.register(request))?.id)
     }
 
     /// Begins an invocation with `payload`; gives its answer as it comes.
-    fn invoke(&self, version: &str, id: &str, payload: &str) -> votive_control::client::Answer {
+    pub(crate) fn invoke(
+        &self,
+        version: &str,
+        id: &str,
+        payload: &str,
+    ) -> votive_control::client::Answer {
         self.runtime.block_on(async {
             let reservation = self.client.reserve(version, id).await.unwrap();
             let start = v1::InvokeStart {
@@ -81,7 +101,7 @@ impl Driver {
         })
     }
 
-    fn finish(&self, answer: votive_control::client::Answer) -> Outcome {
+    pub(crate) fn finish(&self, answer: votive_control::client::Answer) -> Outcome {
         self.runtime.block_on(answer.collect(1 << 20)).unwrap()
     }
 }
