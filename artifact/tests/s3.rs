@@ -1,7 +1,7 @@
 //! The store over S3's protocol, against a server that is started for it: SeaweedFS, from the registry, by its hash.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
@@ -25,37 +25,9 @@ const REQUIREMENTS: &str = include_str!("s3-requirements.txt");
 /// How long the server may take to be there.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// The cache folder of this user, as `cargo xtask` has it.
-fn cache() -> PathBuf {
-    if let Some(cache) = std::env::var_os("VOTIVE_CACHE") {
-        return cache.into();
-    }
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache");
-    base.unwrap_or_else(home).join("votive")
-}
-
-/// The server's program, in a folder that is named by what is in it and made once.
+/// The server's program.
 fn program() -> PathBuf {
-    let name = format!("s3-server-{}", &Digest::of(REQUIREMENTS.as_bytes()).to_string()[..24]);
-    let cache = cache();
-    fs::create_dir_all(&cache).unwrap();
-    let place = cache.join(&name);
-    let lock = File::create(cache.join(format!("{name}.lock"))).unwrap();
-    lock.lock().unwrap();
-    if !place.exists() {
-        let unfinished = tempfile::tempdir_in(&cache).unwrap();
-        let list = unfinished.path().join("requirements.txt");
-        fs::write(&list, REQUIREMENTS).unwrap();
-        let words = ["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"];
-        let mut pip = Command::new("python3");
-        pip.args(words).args(["--require-hashes", "--root-user-action=ignore", "--target"]);
-        pip.arg(unfinished.path().join("packages")).arg("--requirement").arg(&list);
-        let output = pip.env("PIP_DISABLE_PIP_VERSION_CHECK", "1").output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        fs::rename(unfinished.path().join("packages"), &place).unwrap();
-    }
-    place.join("bin/weed")
+    votive_packages::python("s3-server", REQUIREMENTS).unwrap().join("bin/weed")
 }
 
 /// A server with an empty bucket; it ends with this, or with this process.

@@ -1,12 +1,11 @@
 //! `votive image`: artifacts in a store, and the keys that they are encrypted with.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use votive_artifact::keys::Embedded;
+use votive_artifact::keys::{self as key_services, KeyService, OpenKeysError};
 use votive_artifact::seal::Method;
 use votive_artifact::store::Store;
 use votive_artifact::store::verify::{Found, find, identities, verify};
@@ -40,7 +39,7 @@ enum ImageCommand {
     Gc(gc::GcArguments),
     /// Open, list and reopen roots: the parts of a store that are deleted as a whole
     Root(gc::RootArguments),
-    /// Make, rotate, disable and enable the keys of the embedded key service
+    /// Make, rotate, disable and enable the keys of the embedded key service, and list those of either
     Key(keys::KeyArguments),
 }
 
@@ -54,9 +53,10 @@ struct StoreArguments {
 
 #[derive(Debug, Args)]
 struct KeysArguments {
-    /// The embedded key service's folder, as `votive image key create` makes it
-    #[arg(long, value_name = "DIR", env = "VOTIVE_KEYS")]
-    keys: PathBuf,
+    /// The key service: the embedded one's folder, as `votive image key create` makes it, or
+    /// awskms:[//HOST[:PORT]/]KEY[,KEY...][?region=REGION] for AWS KMS's API
+    #[arg(long, value_name = "KEYS", env = "VOTIVE_KEYS")]
+    keys: String,
 }
 
 #[derive(Debug, Args)]
@@ -78,9 +78,9 @@ struct VerifyArguments {
     identity: Option<String>,
     #[command(flatten)]
     store: StoreArguments,
-    /// The embedded key service's folder
-    #[arg(long, value_name = "DIR", env = "VOTIVE_KEYS")]
-    keys: Option<PathBuf>,
+    /// The key service: a folder, or awskms:KEY
+    #[arg(long, value_name = "KEYS", env = "VOTIVE_KEYS")]
+    keys: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -129,7 +129,7 @@ pub(super) fn run(arguments: &ImageArguments) -> u8 {
             ImageCommand::Verify(arguments) => (verify_all(arguments).await, arguments.json),
             ImageCommand::Gc(arguments) => (gc::collect(arguments).await, arguments.json),
             ImageCommand::Root(arguments) => (gc::roots(arguments).await, arguments.json()),
-            ImageCommand::Key(arguments) => (keys::run(arguments), arguments.json()),
+            ImageCommand::Key(arguments) => (keys::run(arguments).await, arguments.json()),
         }
     });
     match ended {
@@ -150,15 +150,22 @@ fn open_store(arguments: &StoreArguments) -> Result<Store, Failure> {
     Ok(Store::open(&arguments.store)?)
 }
 
-fn open_keys(folder: &std::path::Path) -> Result<Arc<Embedded>, Failure> {
-    if !folder.join("master.key").exists() {
-        return Err(Failure::Usage(format!(
-            "there is no key service in {}: make one with `votive image key create NAME --keys {}`",
-            folder.display(),
-            folder.display()
-        )));
+fn open_keys(spec: &str) -> Result<Arc<dyn KeyService>, Failure> {
+    key_services::open(spec).map_err(refuse)
+}
+
+/// What names no key service is the caller's mistake.
+fn refuse(error: OpenKeysError) -> Failure {
+    match error {
+        OpenKeysError::NoService { folder } => {
+            let folder = folder.display();
+            Failure::Usage(format!(
+                "there is no key service in {folder}: make one with `votive image key create NAME --keys {folder}`"
+            ))
+        }
+        OpenKeysError::Spec { .. } => Failure::Usage(error.to_string()),
+        OpenKeysError::Key(_) | OpenKeysError::Client { .. } => error.into(),
     }
-    Ok(Arc::new(Embedded::open(folder)?))
 }
 
 async fn inspect(arguments: &InspectArguments) -> Ended {
@@ -190,7 +197,7 @@ async fn find_all(store: &Store) -> Result<Vec<Found>, Failure> {
 async fn verify_all(arguments: &VerifyArguments) -> Ended {
     let store = open_store(&arguments.store)?;
     let keys = arguments.keys.as_deref().map(open_keys).transpose()?;
-    let keys = keys.as_deref().map(|keys| keys as &dyn votive_artifact::keys::KeyService);
+    let keys = keys.as_deref();
     let found = match &arguments.identity {
         Some(identity) => vec![find(&store, identity).await?],
         None => find_all(&store).await?,

@@ -19,9 +19,6 @@ use super::{
     Ended, Failure, KeysArguments, Output, StoreArguments, open_keys, open_store, say, table,
 };
 
-/// The key that is used if none is named.
-pub(super) const KEY_DEFAULT: &str = "votive";
-
 /// What images are made by: another number for another way, so that what was made before is made anew.
 const FORMAT: &[u8] = b"votive image source 2";
 
@@ -36,9 +33,10 @@ pub(super) struct CreateArguments {
     store: StoreArguments,
     #[command(flatten)]
     keys: KeysArguments,
-    /// The key that wraps the artifact's data key, and the salt of a new root
-    #[arg(long, value_name = "NAME", default_value = KEY_DEFAULT)]
-    key: String,
+    /// The key that wraps the artifact's data key, and the salt of a new root; by default `votive`, or the first one of
+    /// awskms:
+    #[arg(long, value_name = "NAME")]
+    key: Option<String>,
     /// What the artifact is for, such as the ARN of a function's version; by default a name that follows from its content
     #[arg(long, value_name = "IDENTITY")]
     artifact: Option<String>,
@@ -69,6 +67,7 @@ struct SourceArguments {
 pub(super) async fn run(arguments: &CreateArguments) -> Ended {
     let store = open_store(&arguments.store)?;
     let keys = open_keys(&arguments.keys.keys)?;
+    let key = arguments.key.clone().unwrap_or_else(|| keys.default_key().to_owned());
     let (zips, oci) =
         (arguments.source.zip.clone(), arguments.source.oci.as_deref().map(oci_source));
     let method = if oci.is_some() { Method::Convergent } else { Method::ServiceKey };
@@ -78,12 +77,12 @@ pub(super) async fn run(arguments: &CreateArguments) -> Ended {
     };
     let mut spec = UploadSpec {
         identity: arguments.artifact.clone(),
-        key: arguments.key.clone(),
+        key: key.clone(),
         method,
         source,
         config: Vec::new(),
     };
-    let uploader = Uploader::new(store, keys, &arguments.key).await?;
+    let uploader = Uploader::new(store, keys, &key).await?;
     if let Some(stored) = uploader.find(&spec).await? {
         say(arguments.quiet, "made before: nothing is made and nothing is stored");
         return Ok(summary(&stored));

@@ -50,9 +50,9 @@ enum RootCommand {
         store: StoreArguments,
         #[command(flatten)]
         keys: KeysArguments,
-        /// The key that wraps the root's salt
-        #[arg(long, value_name = "NAME", default_value = super::create::KEY_DEFAULT)]
-        key: String,
+        /// The key that wraps the root's salt; by default `votive`, or the first one of awskms:
+        #[arg(long, value_name = "NAME")]
+        key: Option<String>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -86,6 +86,7 @@ pub(super) async fn roots(arguments: &RootArguments) -> Ended {
         RootCommand::List { store, .. } => list(&open_store(store)?).await,
         RootCommand::New { store, keys, key, .. } => {
             let (store, keys) = (open_store(store)?, open_keys(&keys.keys)?);
+            let key = key.as_deref().unwrap_or_else(|| keys.default_key());
             gc::rotate(&store, &*keys, key).await?;
             list(&store).await
         }

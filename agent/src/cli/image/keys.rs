@@ -1,10 +1,12 @@
-//! `votive image key`: the keys of the embedded key service.
+//! `votive image key`: the keys of a key service.
+
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use votive_artifact::keys::{Embedded, KeyInfo};
+use votive_artifact::keys::{AwsKms, Embedded, KeyInfo, KeysSpec, KmsSpec, OpenKeysError};
 
-use super::{Ended, Failure, KeysArguments, Output, open_keys};
+use super::{Ended, Failure, KeysArguments, Output, refuse};
 
 #[derive(Debug, Args)]
 pub(super) struct KeyArguments {
@@ -60,20 +62,40 @@ impl KeyArguments {
 }
 
 /// Does what the arguments say.
-pub(super) fn run(arguments: &KeyArguments) -> Ended {
-    let (service, name) = match &arguments.command {
-        KeyCommand::Create(key) => {
-            let folder = &key.service.keys;
-            let there = folder.join("master.key").exists();
-            let service = if there { Embedded::open(folder)? } else { Embedded::create(folder)? };
-            service.create_key(&key.name)?;
-            (service, Some(&key.name))
-        }
-        KeyCommand::Rotate(key) => changed(key, |service| service.rotate_key(&key.name))?,
-        KeyCommand::Disable(key) => changed(key, |service| service.set_enabled(&key.name, false))?,
-        KeyCommand::Enable(key) => changed(key, |service| service.set_enabled(&key.name, true))?,
-        KeyCommand::List(arguments) => (Embedded::open(&arguments.service.keys)?, None),
+pub(super) async fn run(arguments: &KeyArguments) -> Ended {
+    let service = match &arguments.command {
+        KeyCommand::List(arguments) => &arguments.service,
+        KeyCommand::Create(key)
+        | KeyCommand::Rotate(key)
+        | KeyCommand::Disable(key)
+        | KeyCommand::Enable(key) => &key.service,
     };
+    match KeysSpec::parse(&service.keys).map_err(refuse)? {
+        KeysSpec::Folder(folder) => embedded(&arguments.command, &folder),
+        KeysSpec::AwsKms(spec) => kms(&arguments.command, spec).await,
+    }
+}
+
+fn embedded(command: &KeyCommand, folder: &Path) -> Ended {
+    let new = matches!(command, KeyCommand::Create(_)) && !Embedded::is_in(folder);
+    if !new && !Embedded::is_in(folder) {
+        return Err(refuse(OpenKeysError::NoService { folder: folder.to_owned() }));
+    }
+    let service = if new { Embedded::create(folder)? } else { Embedded::open(folder)? };
+    let name = match command {
+        KeyCommand::List(_) => None,
+        KeyCommand::Create(key)
+        | KeyCommand::Rotate(key)
+        | KeyCommand::Disable(key)
+        | KeyCommand::Enable(key) => Some(&key.name),
+    };
+    match command {
+        KeyCommand::Create(key) => service.create_key(&key.name)?,
+        KeyCommand::Rotate(key) => service.rotate_key(&key.name)?,
+        KeyCommand::Disable(key) => service.set_enabled(&key.name, false)?,
+        KeyCommand::Enable(key) => service.set_enabled(&key.name, true)?,
+        KeyCommand::List(_) => {}
+    }
     let mut keys = service.list()?;
     keys.retain(|key| name.is_none_or(|name| key.key == *name));
     let line = |key: &KeyInfo| {
@@ -84,12 +106,30 @@ pub(super) fn run(arguments: &KeyArguments) -> Ended {
     Ok(Output { text, json: json!({ "keys": keys }), good: true })
 }
 
-fn changed(
-    key: &OneKey,
-    change: impl FnOnce(&Embedded) -> Result<(), votive_artifact::keys::KeyError>,
-) -> Result<(Embedded, Option<&String>), Failure> {
-    open_keys(&key.service.keys)?;
-    let service = Embedded::open(&key.service.keys)?;
-    change(&service)?;
-    Ok((service, Some(&key.name)))
+/// Tells what KMS says about its keys. Changing them is for others than those who use them, and for KMS's own tools.
+async fn kms(command: &KeyCommand, spec: KmsSpec) -> Ended {
+    let (verb, key) = match command {
+        KeyCommand::List(_) => return list(&AwsKms::open(spec).map_err(refuse)?).await,
+        KeyCommand::Create(key) => ("create-alias --target-key-id KEY --alias-name", key),
+        KeyCommand::Rotate(key) => ("rotate-key-on-demand --key-id", key),
+        KeyCommand::Disable(key) => ("disable-key --key-id", key),
+        KeyCommand::Enable(key) => ("enable-key --key-id", key),
+    };
+    let tool = format!("`aws kms {verb} {}`", key.name);
+    Err(Failure::Usage(format!("the keys of AWS KMS are changed with its own tools, here {tool}")))
+}
+
+async fn list(kms: &AwsKms) -> Ended {
+    let (mut lines, mut objects) = (Vec::new(), Vec::new());
+    for key in kms.keys() {
+        let state = kms.describe(key).await?;
+        lines.push(format!("{key}  {}  {}", state.state, state.arn));
+        objects.push(json!({
+            "key": key,
+            "enabled": state.enabled,
+            "state": state.state,
+            "arn": state.arn,
+        }));
+    }
+    Ok(Output { text: lines.join("\n"), json: json!({ "keys": objects }), good: true })
 }

@@ -1,7 +1,7 @@
 //! The orchestrator of `docs/orchestrator.md`: the page's own code, with grpcio from its registry, against two sockets.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use super::harness::Channel;
@@ -26,39 +26,6 @@ fn blocks(language: &str) -> String {
     code
 }
 
-/// The cache folder of this user, as `cargo xtask` has it.
-fn cache() -> PathBuf {
-    if let Some(cache) = std::env::var_os("VOTIVE_CACHE") {
-        return cache.into();
-    }
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache");
-    base.unwrap_or_else(home).join("votive")
-}
-
-/// The folder with the packages, named by what is in it and made once.
-fn packages() -> PathBuf {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, REQUIREMENTS.as_bytes());
-    let name: String = digest.as_ref().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-    let cache = cache();
-    fs::create_dir_all(&cache).unwrap();
-    let place = cache.join(format!("orchestrator-{name}"));
-    let lock = File::create(cache.join(format!("orchestrator-{name}.lock"))).unwrap();
-    lock.lock().unwrap();
-    if !place.exists() {
-        let unfinished = tempfile::tempdir_in(&cache).unwrap();
-        let list = unfinished.path().join("requirements.txt");
-        fs::write(&list, REQUIREMENTS).unwrap();
-        let words = ["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"];
-        let mut pip = Command::new("python3");
-        pip.args(words).args(["--require-hashes", "--root-user-action=ignore", "--target"]);
-        pip.arg(unfinished.path().join("packages")).arg("--requirement").arg(&list);
-        finish(pip.env("PIP_DISABLE_PIP_VERSION_CHECK", "1"));
-        fs::rename(unfinished.path().join("packages"), &place).unwrap();
-    }
-    place
-}
-
 /// Runs a command and gives what it printed.
 fn finish(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -77,7 +44,7 @@ async fn the_orchestrator_of_the_page_leases_places_invokes_and_drains() {
     let targets = [format!("localhost:{}", channel.port()), channel.unix.to_string()];
     // Python is waited for on another thread: this one serves it.
     let running = tokio::task::spawn_blocking(move || {
-        let packages = packages();
+        let packages = votive_packages::python("orchestrator", REQUIREMENTS).unwrap();
         let generate =
             PROTOC.replace("protocol/proto", &root.join("protocol/proto").to_string_lossy());
         let mut words = generate.split_whitespace();

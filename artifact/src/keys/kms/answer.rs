@@ -127,6 +127,9 @@ impl KmsError {
             | "UnrecognizedClientException" => {
                 KeyError::AccessDenied { key, source: Some(Box::new(self)) }
             }
+            _ if matches!(self, KmsError::Refused { status: 401 | 403, .. }) => {
+                KeyError::AccessDenied { key, source: Some(Box::new(self)) }
+            }
             _ => KeyError::Unavailable(Box::new(self)),
         }
     }
@@ -195,7 +198,8 @@ pub(super) fn refusal(status: u16, headers: &HeaderMap, body: &[u8]) -> KmsError
     // `com.amazonaws.kms#DisabledException`, or with `:http://...` behind it.
     let code = body.__type.rsplit('#').next().unwrap_or_default();
     let code = code.split(':').next().unwrap_or_default();
-    KmsError::Refused { code: shown(code), status, message: shown(&body.message) }
+    let message = if body.message.is_empty() { "without a message" } else { &body.message };
+    KmsError::Refused { code: shown(code), status, message: shown(message) }
 }
 
 /// A text of the other side's, as it may go to a terminal and a log.

@@ -148,7 +148,7 @@ fn what_is_no_answer_is_no_key() {
         assert!(super::answer::key_state(body.as_bytes()).is_err(), "{body}");
     }
     let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-    // A slash may come escaped.
+    // A letter may come escaped.
     for body in
         [format!(r#"{{"Plaintext":"{key}"}}"#), format!(r#"{{"Plaintext":"\u0041{}"}}"#, &key[1..])]
     {
@@ -301,6 +301,11 @@ fn each_refusal_has_its_name_and_is_not_tried_again() {
         assert!(!chain(&refused).contains('\u{1b}'), "{code}");
         assert_eq!(server.requests(), number + 1, "{code}");
     }
+    // One whose body says nothing: a gateway's, or another implementation's.
+    let server = Server::start(|out, _| answer(out, "403 Forbidden", "<Error/>"));
+    let (refused, _) = unwrap(&server.kms());
+    assert_eq!(refused.code(), "KMSAccessDeniedException");
+    assert!(chain(&refused).contains("status 403"), "{}", chain(&refused));
 }
 
 #[test]
