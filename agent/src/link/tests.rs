@@ -140,3 +140,47 @@ proptest! {
         prop_assert!(events.len() <= bytes.len() / HEADER_LEN);
     }
 }
+
+#[test]
+fn the_largest_container_s_process_can_be_sent() {
+    use votive_artifact::oci::ContainerConfig;
+    use votive_protocol::limits::{ARGUMENTS_MAX, ENVIRONMENT_MAX, STRING_MAX};
+    let spec = FunctionSpec {
+        container: Some(crate::function::ImageConfig::default()),
+        name: "n".repeat(crate::limits::NAME_MAX),
+        ..FunctionSpec::new("", "")
+    };
+    let function = spec.validate().unwrap();
+    let folder = format!("/{}", "w".repeat(STRING_MAX - 1));
+    let image = ContainerConfig {
+        entrypoint: vec![String::from("e")],
+        command: vec!["c".repeat(ARGUMENTS_MAX - 3)],
+        environment: vec![(String::from("K"), "v".repeat(ENVIRONMENT_MAX - 3))],
+        working_folder: folder.clone(),
+        user: String::new(),
+    };
+    let container = crate::function::Container::new(&image, &function).unwrap();
+    let configuration = Configuration {
+        function,
+        realtime_ns: 1,
+        container: Some(Arc::new(container)),
+        mounts: [None; MOUNTS_MAX],
+        log_stream: String::from("s"),
+        initialization: InitializationType::OnDemand,
+    };
+    let mut sent = Vec::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let message = HostMessage::Configure(Box::new(configuration));
+    runtime.block_on(FrameWriter::new(&mut sent).send(&message)).unwrap();
+    let (header, body) = sent.split_first_chunk().unwrap();
+    let header = Header::parse(*header).unwrap();
+    let HostFrame::Configure(configure) = HostFrame::decode(header.kind, body).unwrap() else {
+        panic!("another frame")
+    };
+    assert!(configure.is_container_image());
+    assert_eq!((configure.handler, configure.runtime), ("", ""));
+    assert_eq!(configure.working_directory, folder);
+    let arguments: Vec<_> = configure.arguments.iter().map(<[u8]>::len).collect();
+    assert_eq!(arguments, [1, ARGUMENTS_MAX - 3]);
+    assert_eq!(configure.environment.iter().next().unwrap().len(), ENVIRONMENT_MAX - 1);
+}

@@ -514,3 +514,36 @@ async fn an_image_file_is_no_lazy_disk() {
     drop(launched);
     drop(File::open(host.at("code.erofs")).unwrap());
 }
+
+#[tokio::test]
+async fn a_store_that_hangs_holds_up_no_function_whose_code_is_here() {
+    let host = Host::new();
+    host.seal("f", b"").await;
+    let launcher = Arc::new(host.launcher(Some(host.origin.clone())));
+    let slow = launcher.prepare(artifact("f")).await.unwrap();
+    fs::write(host.at("code.erofs"), b"image").unwrap();
+    let here = launcher.prepare(spec(CodeSource::Image(host.at("code.erofs")))).await.unwrap();
+    // Whoever opens a pipe that nobody writes waits.
+    let record = walk(&host.at("store"));
+    let record = record.iter().find(|it| it.to_string_lossy().contains("/artifacts/")).unwrap();
+    let bytes = fs::read(record).unwrap();
+    fs::remove_file(record).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(record).status().unwrap();
+    assert!(made.success());
+    // More of them than may boot at once.
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (launcher, order) = (Arc::clone(&launcher), order(&slow));
+        waiting.spawn(async move { launcher.launch(order).await.map(drop) });
+    }
+    let launched = tokio::time::timeout(PATIENCE, launcher.launch(order(&here))).await.unwrap();
+    drop(launched.unwrap());
+    assert!(waiting.try_join_next().is_none(), "they wait for the store");
+    // Those that wait in a thread are let go, and those that come once more find a file.
+    let pipe = fs::OpenOptions::new().read(true).write(true).open(record).unwrap();
+    fs::write(host.at("record"), bytes).unwrap();
+    fs::rename(host.at("record"), record).unwrap();
+    drop(pipe);
+    waiting.abort_all();
+    while waiting.join_next().await.is_some() {}
+}
