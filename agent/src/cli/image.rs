@@ -54,7 +54,7 @@ struct StoreArguments {
 #[derive(Debug, Args)]
 struct KeysArguments {
     /// The key service: the embedded one's folder, as `votive image key create` makes it, or
-    /// awskms:[//HOST[:PORT]/]KEY[,KEY...][?region=REGION] for AWS KMS's API
+    /// `awskms:[//HOST[:PORT]/]KEY[,KEY...][?region=REGION]` for AWS KMS's API
     #[arg(long, value_name = "KEYS", env = "VOTIVE_KEYS")]
     keys: String,
 }
