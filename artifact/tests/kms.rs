@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use object_store::StaticCredentialProvider;
 use object_store::aws::AwsCredential;
@@ -16,7 +16,7 @@ use votive_artifact::digest::Digest;
 use votive_artifact::fetch::{FetchError, Loader};
 use votive_artifact::gate::Gate;
 use votive_artifact::grant::{Grant, Issuer, Operations, Verifier};
-use votive_artifact::keys::{AwsKms, Context, KeyError, KeyService, KeysSpec};
+use votive_artifact::keys::{AwsKms, Context, KeyError, KeyService, KeysSpec, KmsLimits};
 use votive_artifact::seal::Method;
 use votive_artifact::store::Store;
 use votive_artifact::store::upload::{Stored, UploadSpec, Uploader};
@@ -88,7 +88,13 @@ impl Server {
         let (key_id, secret_key) = (access.id.clone(), access.secret.clone());
         let credential = AwsCredential { key_id, secret_key, token: None };
         let credentials = Arc::new(StaticCredentialProvider::new(credential));
-        Arc::new(AwsKms::open(spec).unwrap().with_credentials(credentials))
+        // A crowded machine has time: what is tried here is what is answered.
+        let limits = KmsLimits {
+            attempt: Duration::from_secs(60),
+            call: Duration::from_secs(120),
+            ..KmsLimits::default()
+        };
+        Arc::new(AwsKms::open(spec).unwrap().with_credentials(credentials).with_limits(limits))
     }
 }
 
@@ -167,7 +173,7 @@ async fn artifacts_are_sealed_and_opened_with_a_key_in_kms() {
     assert_eq!(stored.stored_bytes, 0);
     let (loader, grant) = worker(&store, &keys, &stored);
     let running = Arc::new(loader.open(&grant).await.unwrap());
-    let limit = std::time::Duration::from_secs(60);
+    let limit = Duration::from_secs(60);
     assert_eq!(loader.chunk(&running, 0, vec![], limit).await.unwrap(), chunk(1));
 
     // A disabled key starts nothing new; what runs goes on.

@@ -121,11 +121,12 @@ impl AwsKms {
             })
             .build()
             .map_err(|error| client(error.into()))?;
+        // A try's limit is ours, and may be changed: the client has none.
         let options = ClientOptions::new()
             .with_allow_http(endpoint.scheme() == "http")
             .with_http1_only()
             .with_connect_timeout(limits.connect)
-            .with_timeout(limits.attempt);
+            .with_timeout_disabled();
         let http = ReqwestConnector::default().connect(&options);
         Ok(AwsKms {
             keys: spec.keys,
