@@ -1,14 +1,16 @@
 //! Real processes, killed at random moments while they store, fetch and cache: nothing that was stored is lost, nothing is torn, and no
 //! wrong byte is served.
 //!
-//! The test starts itself as the process to kill. `VOTIVE_KILLS` is how often, 30 by default.
+//! The test starts itself as the process to kill. `VOTIVE_KILLS` is how often, 30 by default. Every other kill waits until the process has
+//! stored its image, so that half of them hit fetching and caching.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use votive_artifact::cache::{CACHE_BYTES_MIN, Cache};
 use votive_artifact::chunk::CHUNK_BYTES;
@@ -30,8 +32,8 @@ const ROUND: &str = "VOTIVE_KILLED_ROUND";
 /// Chunks of each image; half of them are every image's.
 const CHUNKS: u32 = 12;
 
-/// The longest that a process may live before it is killed: about as long as it works.
-const LIFE_MAX: Duration = Duration::from_millis(400);
+/// After so many kills, everything is checked, and not only what is new.
+const KILLS_BETWEEN_ALL: u32 = 100;
 
 fn spec(round: u32) -> UploadSpec {
     UploadSpec {
@@ -105,23 +107,52 @@ fn a_process_that_is_killed() {
     println!("\nloaded");
 }
 
-/// Runs the process and kills it after a while that is chance's; which words it said.
-fn killed(folder: &Path, round: u32, life: Duration) -> Vec<String> {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+/// How long a process takes that nobody kills: for all, and from when it has stored its image.
+struct Pace {
+    all: Duration,
+    loading: Duration,
+}
+
+fn start(folder: &Path, round: u32) -> std::process::Child {
+    Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "a_process_that_is_killed", "--nocapture", "--test-threads=1"])
         .env(FOLDER, folder)
         .env(ROUND, round.to_string())
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// Runs the process to its end.
+fn unharmed(folder: &Path, round: u32) -> Pace {
+    let mut child = start(folder, round);
     let output = BufReader::new(child.stdout.take().unwrap());
     let mut lines = output.lines().map(Result::unwrap);
-    let mut said: Vec<String> = lines.by_ref().find(|line| line == "working").into_iter().collect();
+    let mut when = |word: &str| lines.by_ref().find(|line| line == word).map(|_| Instant::now());
+    let (working, stored, loaded) = (when("working"), when("stored"), when("loaded"));
+    assert!(child.wait().unwrap().success());
+    let loaded = loaded.unwrap();
+    Pace { all: loaded - working.unwrap(), loading: loaded - stored.unwrap() }
+}
+
+/// Runs the process and kills it a part of its time after it has begun, or after it has stored its image; which words it said.
+fn killed(folder: &Path, round: u32, (after, life): (&str, Duration)) -> Vec<String> {
+    let mut child = start(folder, round);
+    let output = BufReader::new(child.stdout.take().unwrap());
+    let mut lines = output.lines().map(Result::unwrap);
+    let is_word = |line: &String| ["working", "stored", "loaded"].contains(&line.as_str());
+    let mut said = vec![];
+    for line in lines.by_ref().filter(is_word) {
+        said.push(line);
+        if said.last().is_some_and(|word| word == after) {
+            break;
+        }
+    }
     // Not to wait for anything: this is the moment of the kill.
     std::thread::sleep(life);
     child.kill().unwrap();
     let status = child.wait().unwrap();
-    said.extend(lines.filter(|line| line == "stored" || line == "loaded"));
+    said.extend(lines.filter(is_word));
     assert!(status.code().is_none_or(|code| code == 0), "it failed by itself: {status}");
     said
 }
@@ -134,22 +165,34 @@ fn nothing_is_lost_or_torn_however_often_a_process_is_killed() {
     Embedded::create(&folder.join("keys")).unwrap().create_key("key").unwrap();
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
     println!("seed {seed}");
-    let (mut finished, mut stored_rounds) = (0, vec![]);
-    for round in 0..kills {
-        let chance = Digest::of_parts(&[&seed.to_le_bytes(), &round.to_le_bytes()]);
+    let pace = unharmed(folder, u32::MAX);
+    let (mut storing, mut loading, mut stored_rounds) = (0, 0, vec![]);
+    let mut seen = Seen::default();
+    for kill in 0..kills {
+        let chance = Digest::of_parts(&[&seed.to_le_bytes(), &kill.to_le_bytes()]);
         let part = u16::from_le_bytes([chance.as_bytes()[0], chance.as_bytes()[1]]);
-        let said = killed(folder, round / 3, LIFE_MAX * u32::from(part) / u32::from(u16::MAX));
-        if said.iter().any(|word| word == "stored") {
-            stored_rounds.push(round / 3);
+        let moment = match kill % 2 {
+            0 => ("working", pace.all * u32::from(part) / u32::from(u16::MAX)),
+            _ => ("stored", pace.loading * u32::from(part) / u32::from(u16::MAX)),
+        };
+        let round = kill / 3;
+        let said = killed(folder, round, moment);
+        let has = |word: &str| said.iter().any(|line| line == word);
+        if has("stored") {
+            stored_rounds.push(round);
         }
-        finished += u32::from(said.iter().any(|word| word == "loaded"));
-        runtime().block_on(assert_whole(folder));
+        storing += u32::from(!has("stored"));
+        loading += u32::from(has("stored") && !has("loaded"));
+        if (kill + 1).is_multiple_of(KILLS_BETWEEN_ALL) || kill + 1 == kills {
+            seen.checked.clear();
+        }
+        runtime().block_on(assert_whole(folder, &mut seen));
     }
     println!(
-        "{kills} kills, {finished} came too late, {} after all was stored",
-        stored_rounds.len()
+        "{kills} kills: {storing} while it stored, {loading} while it fetched and cached, {} came too late",
+        kills - storing - loading
     );
-    assert!(finished < kills, "no kill came in time");
+    assert!(storing > 0 && loading > 0, "no kill came in time");
     // What was said to be stored is there, and what was interrupted is gone on with.
     stored_rounds.dedup();
     runtime().block_on(async {
@@ -163,27 +206,44 @@ fn nothing_is_lost_or_torn_however_often_a_process_is_killed() {
     });
 }
 
-/// Every artifact in the store is whole, and every chunk is what its name says.
-async fn assert_whole(folder: &Path) {
+/// What earlier checks have found.
+#[derive(Default)]
+struct Seen {
+    /// Artifacts and chunks: they must be there for ever.
+    there: BTreeSet<String>,
+    /// Those that need not be looked into again so soon.
+    checked: BTreeSet<String>,
+}
+
+/// Every artifact in the store is whole, every chunk is what its name says, and nothing that was there is gone.
+async fn assert_whole(folder: &Path, seen: &mut Seen) {
     let store = Store::open(folder.join("store").to_str().unwrap()).unwrap();
     let keys = Embedded::open(&folder.join("keys")).unwrap();
+    let mut there = BTreeSet::new();
     for root in Root::all(&store).await.unwrap() {
         for identity in identities(&store, root.id).await.unwrap() {
+            there.insert(identity.clone());
+            if !seen.checked.insert(identity.clone()) {
+                continue;
+            }
             let found = find(&store, &identity).await.unwrap();
             let verified = verify(&store, &found, Some(&keys), &mut |_| ()).await.unwrap();
             assert_eq!((verified.missing, verified.damaged), (vec![], vec![]), "{identity}");
         }
     }
-    let roots = folder.join("store/roots");
-    let Ok(roots) = std::fs::read_dir(roots) else { return };
-    for root in roots.map(Result::unwrap) {
-        let Ok(folders) = std::fs::read_dir(root.path().join("chunks")) else { continue };
+    for root in std::fs::read_dir(folder.join("store/roots")).into_iter().flatten() {
+        let Ok(folders) = std::fs::read_dir(root.unwrap().path().join("chunks")) else { continue };
         for file in folders.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap()) {
             let file = file.unwrap();
             // A name with # is a file that was being written: no reader takes it for an object.
-            if let Ok(name) = file.file_name().to_str().unwrap().parse::<Digest>() {
+            let Ok(name) = file.file_name().to_str().unwrap().parse::<Digest>() else { continue };
+            there.insert(name.to_string());
+            if seen.checked.insert(name.to_string()) {
                 assert_eq!(Digest::of(&std::fs::read(file.path()).unwrap()), name, "torn");
             }
         }
     }
+    let lost: Vec<_> = seen.there.difference(&there).collect();
+    assert!(lost.is_empty(), "lost: {lost:?}");
+    seen.there = there;
 }
