@@ -17,6 +17,8 @@ pub mod erofs;
 pub mod fetch;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod flips;
 pub mod fuzz;
 pub mod gate;
 pub mod gc;
