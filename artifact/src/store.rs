@@ -28,6 +28,7 @@ use crate::digest::Digest;
 use crate::manifest::RootId;
 
 pub mod root;
+pub mod sweep;
 pub mod upload;
 pub mod verify;
 
@@ -45,6 +46,8 @@ pub const READS_BYTES_MAX: usize = 8 + 4 * 512;
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     prefix: Path,
+    /// Where it is, if it is a folder.
+    folder: Option<Arc<FilePath>>,
 }
 
 /// Why a store did not do what it was asked.
@@ -88,6 +91,9 @@ pub enum StoreError {
         #[source]
         source: Box<object_store::Error>,
     },
+    /// What killed writers have left cannot be found or removed.
+    #[error("cannot remove what unfinished writes have left")]
+    Sweep(#[source] std::io::Error),
     /// The store does not answer.
     #[error("the store does not answer about {path} within {} seconds", REQUEST_LIMIT.as_secs())]
     Slow {
@@ -117,7 +123,8 @@ impl Store {
         std::fs::create_dir_all(FilePath::new(folder)).map_err(|error| open(error.into()))?;
         let objects = LocalFileSystem::new_with_prefix(folder);
         let objects = objects.map_err(|error| open(error.into()))?.with_fsync(true);
-        Ok(Store::new(Arc::new(objects), Path::default()))
+        let folder = Some(Arc::from(FilePath::new(folder)));
+        Ok(Store { folder, ..Store::new(Arc::new(objects), Path::default()) })
     }
 
     #[cfg(feature = "s3")]
@@ -141,7 +148,7 @@ impl Store {
     /// The store whose objects are in `objects` below `prefix`.
     #[must_use]
     pub fn new(objects: Arc<dyn ObjectStore>, prefix: Path) -> Store {
-        Store { objects, prefix }
+        Store { objects, prefix, folder: None }
     }
 
     /// Where a root's objects are.

@@ -203,6 +203,10 @@ fn nothing_is_lost_or_torn_however_often_a_process_is_killed() {
         }
         let last = upload(folder, kills).await;
         load(folder, &last, kills).await;
+        let store = Store::open(folder.join("store").to_str().unwrap()).unwrap();
+        let left = store.sweep(Duration::ZERO, false).await.unwrap();
+        println!("{} unfinished files were left, {} bytes", left.objects, left.bytes);
+        assert_whole(folder, &mut seen).await;
     });
 }
 

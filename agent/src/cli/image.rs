@@ -35,6 +35,7 @@ enum ImageCommand {
     Verify(VerifyArguments),
     /// Copy what is needed out of retired roots, and delete the roots that have expired
     ///
+    /// In a folder, files that killed writers have left go as well, an hour later.
     /// A root whose artifacts are read after it has expired raises an alarm, and is not deleted.
     Gc(gc::GcArguments),
     /// Open, list and reopen roots: the parts of a store that are deleted as a whole

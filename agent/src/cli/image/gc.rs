@@ -9,6 +9,7 @@ use votive_artifact::gc::{self, EXPIRED_FOR_MIN};
 use votive_artifact::manifest::RootId;
 use votive_artifact::store::Store;
 use votive_artifact::store::root::{Root, RootState};
+use votive_artifact::store::sweep::UNFINISHED_FOR_MIN;
 
 use super::{Ended, Failure, KeysArguments, Output, StoreArguments, open_keys, open_store};
 
@@ -110,7 +111,7 @@ async fn list(store: &Store) -> Ended {
     Ok(Output { text: lines.join("\n"), json: json!({ "roots": objects }), good: true })
 }
 
-/// Copies, expires and deletes. A root with an alarm is told of and left alone, and the exit code says so.
+/// Copies, expires, deletes, and sweeps up after killed writers. A root with an alarm is told of and left alone, and the exit code says so.
 pub(super) async fn collect(arguments: &GcArguments) -> Ended {
     let store = open_store(&arguments.store)?;
     let live = arguments.live.as_deref().map(read_live).transpose()?;
@@ -153,6 +154,12 @@ pub(super) async fn collect(arguments: &GcArguments) -> Ended {
             }
             Err(error) => return Err(error.into()),
         }
+    }
+    let swept = store.sweep(UNFINISHED_FOR_MIN, arguments.dry_run).await?;
+    if swept.objects > 0 {
+        let (n, bytes) = (swept.objects, swept.bytes);
+        lines.push(format!("{n} unfinished files, {bytes} bytes {}", done("deleted")));
+        objects.push(json!({ "action": "sweep", "files": n, "bytes": bytes }));
     }
     if lines.is_empty() {
         lines.push("nothing to collect".to_owned());
