@@ -63,7 +63,7 @@ impl Sweep {
     }
 
     fn file(&self, entry: &fs::DirEntry, swept: &mut Collected) -> io::Result<()> {
-        let removed = || {
+        let removed = || -> io::Result<Option<u64>> {
             let metadata = entry.metadata()?;
             let old = metadata.modified()? <= self.before;
             if old && !self.dry_run {
