@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
-use votive_agent::artifacts::open_keys;
 use votive_artifact::cache::{CACHE_BYTES_MIN, Cache};
 use votive_artifact::fetch::Loader;
 use votive_artifact::gate::Gate;
@@ -21,7 +20,7 @@ fn holds(bytes: &[u8], marker: &[u8]) -> bool {
 /// Loads all chunks through a cache on disk; whether one of them holds the marker.
 async fn load(bed: &Bed, identity: &str, marker: &[u8]) -> bool {
     let store = Store::open(bed.path("store").to_str().unwrap()).unwrap();
-    let keys = open_keys(bed.path("keys").to_str().unwrap()).unwrap();
+    let keys = votive_artifact::keys::open(bed.path("keys").to_str().unwrap()).unwrap();
     let found = find(&store, identity).await.unwrap();
     let issuer = Issuer::generate().unwrap();
     let gate = Gate::new(store, keys, Verifier::new(vec![issuer.public_key()]));
