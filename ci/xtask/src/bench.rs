@@ -21,6 +21,7 @@ use crate::setup;
 use crate::subprocess;
 use crate::workspace;
 
+mod start;
 mod warm;
 
 /// The longest that a part may take in the lab.
@@ -53,11 +54,17 @@ enum Part {
     ColdBoot,
     /// Warm invocations: control socket, handler, and back.
     WarmInvocation,
+    /// Starts of a container image of 1 GiB from an artifact; the image takes minutes to build, once, and 3 GB of disk.
+    ArtifactStart,
 }
 
 impl Part {
     fn of(bench: &str) -> Self {
-        if bench.starts_with("warm_invocation.") { Self::WarmInvocation } else { Self::ColdBoot }
+        match bench.split('.').next() {
+            Some("warm_invocation") => Self::WarmInvocation,
+            Some("artifact_start") => Self::ArtifactStart,
+            _ => Self::ColdBoot,
+        }
     }
 }
 
@@ -98,6 +105,9 @@ pub(crate) fn run(arguments: &BenchArguments, progress: &Progress) -> Result<Exi
     if is_wanted(Part::WarmInvocation) {
         let plan = warm::Plan { count: arguments.count, with_qemu: !arguments.without_qemu };
         figures.extend(warm::measure(&plan, &cache, progress)?);
+    }
+    if is_wanted(Part::ArtifactStart) {
+        figures.extend(start::measure(arguments.count, &cache, progress)?);
     }
     print_table(&figures);
     if let Some(path) = &arguments.json {

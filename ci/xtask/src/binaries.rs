@@ -73,6 +73,9 @@ pub(crate) const WARM_FUNCTION: Program =
 /// PID 1 of its peers' guests.
 pub(crate) const WARM_GUEST: Program =
     Program { package: "votive-warm", name: "warm-guest", profile: "release" };
+/// The benchmark of starts from artifacts.
+pub(crate) const START: Program =
+    Program { package: "votive-start", name: "votive-start", profile: "release" };
 
 /// Builds the programs that a worker and its guests consist of, and makes them the current ones.
 pub(crate) fn build(cache: &Cache, progress: &Progress) -> Result<()> {

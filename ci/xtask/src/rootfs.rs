@@ -7,7 +7,7 @@ pub(crate) mod recipe;
 
 mod functions;
 mod node;
-mod python;
+pub(crate) mod python;
 mod tree;
 
 use std::path::{Path, PathBuf};

@@ -28,7 +28,9 @@ pub fn main() -> ExitCode {
 }
 
 fn serve() -> Result<u8> {
-    let handler = std::env::var("_HANDLER").context("no _HANDLER")?;
+    // A container image's is an argument of its entry point.
+    let handler = std::env::var("_HANDLER").ok().or_else(|| std::env::args().nth(1));
+    let handler = handler.context("no _HANDLER")?;
     match handler.as_str() {
         "init-error" => {
             let body = br#"{"errorMessage":"no such thing","errorType":"Function.NoSuchThing"}"#;

@@ -1,8 +1,10 @@
 //! A microVM in three lines of test code: [`Function`], [`Function::invoke`], and an assertion about what [`Ran`]. A worker in
 //! three lines: [`Worker::start`], [`Worker::register`], [`Worker::invoke`].
 
+mod artifacts;
 pub mod console;
 mod function;
+mod guest;
 mod home;
 mod leftovers;
 mod memory;
@@ -12,12 +14,14 @@ mod version;
 mod vmm;
 pub mod worker;
 
+pub use artifacts::{ArtifactStore, write_layout};
 pub use function::{Function, Ran, Running};
+pub use guest::{Guest, Run, Started};
 pub use home::{Home, images, require_guests};
 pub use leftovers::Leftovers;
 pub use memory::VmmMemory;
 pub use process::{Ended, bounded, vcpu_ticks};
 pub use spinner::{Round, Spinner, SpinnerConsole};
-pub use version::{Version, extension_client, write_zip};
+pub use version::{Version, extension_client, probe_program, write_zip};
 pub use vmm::Vmm;
 pub use worker::{Environment, Invocation, Invoked, Watch, Worker};

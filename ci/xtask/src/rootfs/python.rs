@@ -26,7 +26,7 @@ pub(super) fn install(python: &Python, recipe: &Recipe, cache: &Cache, root: &Pa
 }
 
 /// Downloads wheels with pip, which checks each against the hash in the requirements file.
-pub(super) fn download(cache: &Cache, requirements: &Path, abi: &str) -> Result<Vec<PathBuf>> {
+pub(crate) fn download(cache: &Cache, requirements: &Path, abi: &str) -> Result<Vec<PathBuf>> {
     let key = Key::new("wheels", 1).file("requirements", requirements)?.text("abi", abi);
     let entry = cache.entry(key, |into| {
         let mut command = Command::new("python3");
@@ -49,7 +49,7 @@ pub(super) fn download(cache: &Cache, requirements: &Path, abi: &str) -> Result<
 }
 
 /// Unpacks a wheel. The wheels in use have no part that an installer would put elsewhere.
-pub(super) fn unpack(wheel: &Path, into: &Path) -> Result<()> {
+pub(crate) fn unpack(wheel: &Path, into: &Path) -> Result<()> {
     fs::create_dir_all(into)?;
     subprocess::output(Command::new("unzip").args(["-q", "-o"]).arg(wheel).arg("-d").arg(into))?;
     Ok(())

@@ -20,6 +20,7 @@ pub(super) fn report(next: &Response) -> Value {
     let headers: BTreeMap<_, _> = next.headers.iter().cloned().collect();
     let writes: BTreeMap<_, _> = READ_ONLY.iter().map(|path| (*path, try_to_write(path))).collect();
     json!({
+        "arguments": std::env::args().collect::<Vec<_>>(),
         "environment": environment,
         "headers": headers,
         "uid": getuid().as_raw(),

@@ -33,7 +33,7 @@ pub(super) fn spin() {
 
 /// Serves one invocation; `Some` ends the runtime. The event's fields are what is to happen, in this order: `print` (a line of
 /// the log), `write` (a file in `/tmp`), `sleepMs`, `throw`, `exit`, `fill` (all of the memory). `opt` asks for the
-/// files in `/opt`, `env` for variables.
+/// files in `/opt`, `env` for a variable, `read` for what comes of reading a file.
 pub(super) fn invoke(id: &str, next: &Response) -> Result<Option<u8>> {
     let before = SPINS.load(Ordering::Relaxed);
     let event: Value = serde_json::from_slice(&next.body)?;
@@ -76,12 +76,23 @@ pub(super) fn invoke(id: &str, next: &Response) -> Result<Option<u8>> {
     if event["opt"] == json!(true) {
         answer["opt"] = json!(contents("/opt"));
     }
+    if let Some(path) = event["read"].as_str() {
+        answer["read"] = read(path);
+    }
     if let Some(name) = event["env"].as_str() {
         answer["env"] = json!(variable(name));
     }
     let path = format!("/runtime/invocation/{id}/response");
     expect_accepted(&path, answer.to_string().as_bytes())?;
     Ok(None)
+}
+
+/// The length of a file that is read to its end, or the system's error number.
+fn read(path: &str) -> Value {
+    match fs::read(path) {
+        Ok(bytes) => json!({ "bytes": bytes.len(), "errno": 0 }),
+        Err(error) => json!({ "bytes": 0, "errno": error.raw_os_error() }),
+    }
 }
 
 fn trimmed(path: &str) -> String {

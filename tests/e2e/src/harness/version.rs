@@ -17,11 +17,18 @@ const PROBE: &str = "votive-probe";
 /// AWS's extension client for Rust as a program, among the images.
 const EXTENSION: &str = "functions/extension-client";
 
+/// Where the code of a version comes from.
+#[derive(Clone, Debug)]
+pub(super) enum Code {
+    Zip(PathBuf),
+    Artifact(String),
+}
+
 /// A function version: what `votive functions register` is told.
 #[derive(Clone, Debug)]
 pub struct Version {
     pub(super) words: Vec<String>,
-    pub(super) zip: PathBuf,
+    pub(super) code: Code,
     pub(super) layers: Vec<PathBuf>,
     pub(super) memory_mb: u32,
     pub(super) timeout_s: u32,
@@ -49,15 +56,32 @@ impl Version {
     #[must_use]
     pub fn new(runtime: &str, handler: &str, zip: &Path) -> Self {
         let words = ["--runtime", runtime, "--handler", handler];
+        Self::of(words.map(str::to_owned).into(), Code::Zip(zip.to_owned()))
+    }
+
+    /// A container image, by its artifact.
+    #[must_use]
+    pub fn image(artifact: &str) -> Self {
+        Self::of(Vec::new(), Code::Artifact(artifact.to_owned()))
+    }
+
+    fn of(words: Vec<String>, code: Code) -> Self {
         Self {
-            words: words.map(str::to_owned).into(),
-            zip: zip.to_owned(),
+            words,
+            code,
             layers: Vec::new(),
             // An emulated guest is slow enough with a whole processor.
             memory_mb: 1769,
             timeout_s: 60,
             name: String::from("f"),
         }
+    }
+
+    /// With its code from an artifact instead.
+    #[must_use]
+    pub fn artifact(mut self, identity: &str) -> Self {
+        self.code = Code::Artifact(identity.to_owned());
+        self
     }
 
     /// With another name.
@@ -127,7 +151,7 @@ fn pack(
 ///
 /// # Errors
 /// It is not beside this one.
-pub(super) fn probe_program() -> Result<Vec<u8>> {
+pub fn probe_program() -> Result<Vec<u8>> {
     let place = std::env::current_exe()?.with_file_name(PROBE);
     std::fs::read(&place).with_context(|| format!("{} is needed", place.display()))
 }

@@ -22,6 +22,7 @@ use super::console::Console;
 use super::home::{agent, votive};
 use super::leftovers::microvms_of;
 use super::process::Captured;
+use super::version::Code;
 use super::{Ended, Version, bounded, images};
 
 mod answer;
@@ -329,7 +330,11 @@ impl Worker {
     /// It is refused.
     pub fn register(&self, version: &Version) -> Result<String> {
         let mut command = self.votive(&["functions", "register", "--name", &version.name])?;
-        command.args(&version.words).arg("--zip").arg(&version.zip);
+        command.args(&version.words);
+        match &version.code {
+            Code::Zip(zip) => command.arg("--zip").arg(zip),
+            Code::Artifact(identity) => command.args(["--artifact", identity]),
+        };
         for layer in &version.layers {
             command.arg("--layer").arg(layer);
         }
@@ -487,7 +492,7 @@ impl Worker {
         let groups = if groups.exists() { folders(&groups)? } else { Vec::new() };
         ensure!(groups.is_empty(), "control groups are left: {groups:?}");
         let mut state = names(&self.path("state"))?;
-        state.retain(|name| !["images", "lease", "lock"].contains(&name.as_str()));
+        state.retain(|name| !["cache", "images", "lease", "lock"].contains(&name.as_str()));
         ensure!(state.is_empty(), "the state folder holds {state:?}");
         let mut packed = names(&self.path("state/images"))?;
         packed.retain(|name| !name.ends_with(".erofs") && !name.ends_with(".sha256"));
