@@ -1,6 +1,7 @@
 //! The tests, by what they are about.
 
 mod answers;
+mod container;
 mod damage;
 mod ends;
 mod environment;
@@ -24,6 +25,7 @@ pub fn all() -> impl Iterator<Item = (&'static str, Case)> {
         ends::CASES,
         damage::CASES,
         lazy::CASES,
+        container::CASES,
         pauses::CASES,
         shares::CASES,
         worker::life::CASES,
@@ -34,6 +36,7 @@ pub fn all() -> impl Iterator<Item = (&'static str, Case)> {
         worker::lease::CASES,
         worker::many::CASES,
         worker::telling::CASES,
+        worker::artifacts::CASES,
     ]
     .into_iter()
     .flatten()

@@ -1,5 +1,6 @@
 //! `votive-agent` with real microVMs, driven by `votive` over its control socket.
 
+pub(super) mod artifacts;
 pub(super) mod concurrency;
 pub(super) mod extensions;
 pub(super) mod lease;
