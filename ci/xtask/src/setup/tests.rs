@@ -10,6 +10,7 @@ const ESSENTIAL: &[&str] = &[
     "cp",
     "dpkg-deb",
     "dpkg-query",
+    "find",
     "gzip",
     "mkfifo",
     "sh",
