@@ -18,7 +18,7 @@ use crate::subprocess;
 use crate::workspace;
 
 /// Changes when the way of building changes other than in what is named here.
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
 /// The first layer, with all that it needs.
 const BASE: [&str; 2] = ["ca-certificates", "python3"];
 /// The second layer.
@@ -37,9 +37,10 @@ const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 /// Where Debian keeps libraries.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// Names that Debian's installation would choose a provider for: the one that it prefers of those that are there.
-const ALTERNATIVES: [(&str, &str); 2] = [
+const ALTERNATIVES: [(&str, &str); 3] = [
     ("libblas.so.3", "openblas-pthread/libblas.so.3"),
     ("liblapack.so.3", "openblas-pthread/liblapack.so.3"),
+    ("libopenblas.so.0", "openblas-pthread/libopenblas.so.0"),
 ];
 /// Where the function is.
 const TASK: &str = "var/task";
