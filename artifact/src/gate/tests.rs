@@ -63,16 +63,21 @@ async fn an_expired_root_takes_no_read_list() {
     assert_eq!(world.gate().reads(presented(&signed)).await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn a_grant_that_is_remembered_is_worth_nothing_elsewhere_later_or_altered() {
-    let world = World::new();
-    let stored = stored(&world).await;
+/// A gate, and what its clock says.
+fn timed_gate(world: &World) -> (Gate, Arc<AtomicU64>) {
     let now = Arc::new(AtomicU64::new(NOW));
     let clock: Clock = Arc::new({
         let now = now.clone();
         move || now.load(Ordering::SeqCst)
     });
-    let gate = world.gate().with_clock(clock);
+    (world.gate().with_clock(clock), now)
+}
+
+#[tokio::test]
+async fn a_grant_that_is_remembered_is_worth_nothing_elsewhere_later_or_altered() {
+    let world = World::new();
+    let stored = stored(&world).await;
+    let (gate, now) = timed_gate(&world);
     let signed = world.grant(&stored);
     let (_, manifest) = gate.artifact(presented(&signed)).await.unwrap();
     let name = manifest.names()[0];
@@ -100,12 +105,7 @@ async fn a_grant_that_is_remembered_is_worth_nothing_elsewhere_later_or_altered(
 async fn remembered_grants_are_bounded() {
     let world = World::new();
     let stored = stored(&world).await;
-    let now = Arc::new(AtomicU64::new(NOW));
-    let clock: Clock = Arc::new({
-        let now = now.clone();
-        move || now.load(Ordering::SeqCst)
-    });
-    let gate = world.gate().with_clock(clock);
+    let (gate, now) = timed_gate(&world);
     let sign = |number: u64| {
         let identity = format!("artifact-{number}");
         let operations = Operations::READ;

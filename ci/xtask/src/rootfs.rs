@@ -8,7 +8,7 @@ pub(crate) mod recipe;
 mod functions;
 mod node;
 pub(crate) mod python;
-mod tree;
+pub(crate) mod tree;
 
 use std::path::{Path, PathBuf};
 

@@ -18,9 +18,18 @@ use crate::subprocess;
 /// Where Debian keeps libraries, below the root.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
-/// Unpacks package files into an empty tree with Debian's merged `/usr`.
+/// Folders of Debian's merged `/usr`.
+pub(crate) const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
+
+/// Unpacks package files into an empty tree for a runtime: with Debian's merged `/usr`, and all libraries in `/lib64`.
 pub(super) fn unpack(debs: &[PathBuf], root: &Path) -> Result<()> {
-    for name in ["bin", "lib", "lib64", "sbin"] {
+    unpack_merged(debs, root)?;
+    merge_lib64(root)
+}
+
+/// Unpacks package files into an empty tree with Debian's merged `/usr`.
+pub(crate) fn unpack_merged(debs: &[PathBuf], root: &Path) -> Result<()> {
+    for name in MERGED {
         fs::create_dir_all(root.join("usr").join(name))?;
         symlink(format!("usr/{name}"), root.join(name))?;
     }
@@ -41,7 +50,7 @@ pub(super) fn unpack(debs: &[PathBuf], root: &Path) -> Result<()> {
             .context("cannot start tar")?;
         ensure!(archive.wait()?.success() && tar.success(), "cannot unpack {}", deb.display());
     }
-    merge_lib64(root)
+    Ok(())
 }
 
 /// Makes `/lib64` the folder where Debian keeps its libraries. Lambda's LD_LIBRARY_PATH begins with `/lib64`, so that

@@ -14,6 +14,7 @@ use crate::cache::{self, Cache, Key};
 use crate::debian::{self, Package};
 use crate::progress::Progress;
 use crate::rootfs::python;
+use crate::rootfs::tree::{MERGED, unpack_merged};
 use crate::subprocess;
 use crate::workspace;
 
@@ -32,8 +33,6 @@ const SHELF: [&str; 8] = [
     "python3-statsmodels",
     "python3-sympy",
 ];
-/// Folders of Debian's merged `/usr`.
-const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 /// Where Debian keeps libraries.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// Names that Debian's installation would choose a provider for: the one that it prefers of those that are there.
@@ -120,27 +119,8 @@ impl Builder<'_> {
     /// A tree with packages unpacked.
     fn tree(&self, name: &str, packages: &[Package]) -> Result<PathBuf> {
         let tree = self.work.join(name);
-        for merged in MERGED {
-            fs::create_dir_all(tree.join("usr").join(merged))?;
-            symlink(format!("usr/{merged}"), tree.join(merged))?;
-        }
-        for deb in debian::download(self.cache, self.progress, packages)? {
-            let mut archive = Command::new("dpkg-deb")
-                .arg("--fsys-tarfile")
-                .arg(&deb)
-                .stdout(Stdio::piped())
-                .spawn()
-                .context("cannot start dpkg-deb")?;
-            let stdout = archive.stdout.take().context("dpkg-deb has no output")?;
-            // Packages still carry /lib and /bin as folders: the links above must survive them.
-            let tar = Command::new("tar")
-                .args(["-x", "--keep-directory-symlink", "--no-same-owner", "-p", "-C"])
-                .arg(&tree)
-                .stdin(stdout)
-                .status()
-                .context("cannot start tar")?;
-            ensure!(archive.wait()?.success() && tar.success(), "cannot unpack {}", deb.display());
-        }
+        let debs = debian::download(self.cache, self.progress, packages)?;
+        unpack_merged(&debs, &tree)?;
         Ok(tree)
     }
 
