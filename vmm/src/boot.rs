@@ -33,6 +33,7 @@ use crate::spec::{KernelMemory, LazyDiskSpec, ValidSpec, VsockSpec};
 use crate::userfault::Userfault;
 use crate::vcpu::Vcpu;
 use crate::virtio::block::{Block, BlockError, BlockSpec, LazySpec};
+use crate::virtio::net::{Net, NetError, NetSpec};
 use crate::virtio::rng::Rng;
 use crate::virtio::vsock::{self, Vsock, VsockError};
 use crate::virtio::{
@@ -84,6 +85,9 @@ pub enum BootError {
     /// The vsock device.
     #[error("cannot make the vsock device")]
     Vsock(#[from] VsockError),
+    /// The network device.
+    #[error("cannot make the network device")]
+    Net(#[from] NetError),
     /// A device's registers.
     #[error("cannot attach device {index}")]
     Attach {
@@ -236,6 +240,7 @@ struct DeviceFiles {
     disks: Vec<BlockSpec>,
     vsock: Option<vsock::VsockSpec>,
     rng: bool,
+    net: Option<NetSpec>,
 }
 
 impl Files {
@@ -261,6 +266,7 @@ impl Files {
             disks: spec.disks.into_iter().enumerate().map(disk).collect::<Result<_, _>>()?,
             vsock: spec.vsock.map(open_vsock).transpose()?,
             rng: spec.rng,
+            net: spec.net.map(open_net).transpose()?,
         };
         let (vcpus, memory_bytes, cmdline) = (spec.vcpus, spec.memory_bytes, spec.cmdline);
         let kernel_memory = spec.kernel_memory;
@@ -310,6 +316,11 @@ fn open_vsock(spec: VsockSpec) -> Result<vsock::VsockSpec, BootError> {
     Ok(vsock::VsockSpec { guest_cid: spec.cid, path, ports })
 }
 
+fn open_net(spec: crate::spec::NetSpec) -> Result<NetSpec, BootError> {
+    let tap = open("net tap", &FileRef::Fd(spec.tap), Access::ReadWrite)?;
+    Ok(NetSpec { tap, mac: spec.mac, mtu: spec.mtu })
+}
+
 /// The devices of a machine.
 struct Attached {
     ioapic: Arc<Ioapic>,
@@ -346,6 +357,9 @@ fn attach_all(
     }
     if files.rng {
         devices.push(Box::new(Rng::new()));
+    }
+    if let Some(spec) = files.net {
+        devices.push(Box::new(Net::new(spec)?));
     }
     // Each pin costs a boot eight exits.
     let pins = devices.len().checked_sub(1).map_or(SERIAL_GSI, gsi) as usize + 1;

@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStringExt;
 use crate::descriptor::FileRef;
 use crate::kernel::Plan;
 use crate::limits::{
-    MAX_DISK_TIMEOUT_MS, MAX_DISKS, MAX_MEMORY_MIB, MAX_PROGRAM_HEADERS, MAX_VCPUS,
-    MAX_VSOCK_PORTS, MIN_MEMORY_MIB, SHOWN_VALUE_CHARS,
+    MAX_DISK_TIMEOUT_MS, MAX_DISKS, MAX_MEMORY_MIB, MAX_MTU, MAX_PROGRAM_HEADERS, MAX_VCPUS,
+    MAX_VSOCK_PORTS, MIN_MEMORY_MIB, MIN_MTU, SHOWN_VALUE_CHARS,
 };
 use crate::memory::kernel_range;
 use crate::spec::{Request, ValidSpec, VmSpec};
@@ -65,12 +65,16 @@ fn assert_caps(spec: &ValidSpec) {
         FileRef::Fd(fd) => Some(*fd),
         FileRef::Path(_) => None,
     });
+    let net = spec.net.as_ref();
+    assert!(net.is_none_or(|net| (MIN_MTU..=MAX_MTU).contains(&net.mtu)), "mtu");
+    assert!(net.is_none_or(|net| net.mac[0] & 1 == 0), "mac");
+    let tap = net.map(|net| net.tap);
     let lazy = spec.disks.iter().filter_map(|disk| disk.lazy.as_ref().map(|lazy| (disk, lazy)));
     for (disk, lazy) in lazy.clone() {
         assert!(disk.read_only && (1..=MAX_DISK_TIMEOUT_MS).contains(&lazy.timeout_ms), "lazy");
     }
     let lazy = lazy.flat_map(|(_, lazy)| [lazy.presence, lazy.requests]);
-    for fd in fds.chain(ports.map(|(_, fd)| *fd)).chain(lazy) {
+    for fd in fds.chain(ports.map(|(_, fd)| *fd)).chain(lazy).chain(tap) {
         assert!(fd > 2 && seen.insert(fd), "descriptor {fd} is a standard stream or taken twice");
     }
 }

@@ -22,6 +22,12 @@ pub const MAX_DISK_TIMEOUT_MS: u32 = 600_000;
 /// Most host descriptors that answer vsock ports.
 pub const MAX_VSOCK_PORTS: usize = 16;
 
+/// Least MTU of a network device in bytes: what IPv6 asks of every link.
+pub const MIN_MTU: u16 = 1280;
+
+/// Most MTU of a network device in bytes: a tap's own limit, 65,535 less an Ethernet header.
+pub const MAX_MTU: u16 = 65_521;
+
 /// Longest kernel command line in bytes with its closing NUL: Linux's `COMMAND_LINE_SIZE` on x86.
 pub const MAX_CMDLINE_BYTES: usize = 2048;
 
@@ -50,4 +56,4 @@ pub const EVENTS_PER_TURN: usize = 16;
 pub const SHOWN_VALUE_CHARS: usize = 80;
 
 const _: () = assert!(crate::mptable::bytes(MAX_VCPUS) <= crate::layout::EBDA_BYTES);
-const _: () = assert!(MAX_DISKS + 2 <= crate::layout::MAX_DEVICES);
+const _: () = assert!(MAX_DISKS + 3 <= crate::layout::MAX_DEVICES);

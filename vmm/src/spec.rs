@@ -15,8 +15,10 @@ use crate::limits::{
 };
 
 mod disk;
+mod net;
 
 pub use self::disk::{DiskSpec, LazyDiskSpec};
+pub use self::net::NetSpec;
 
 /// What `--help` prints.
 pub const HELP: &str = "\
@@ -41,6 +43,8 @@ votive-vmm --kernel FILE --vcpus N --memory-mib N [options]
   --vsock cid=N[,path=SOCKET][,port=P:fd:M]...
                        guest address N; host clients connect to SOCKET and write `CONNECT <port>`;
                        port P of the host is the connected stream socket M, else the socket SOCKET_P
+  --net tap=fd:N,mac=XX:XX:XX:XX:XX:XX[,mtu=M]
+                       a network card on the tap N (docs/devices.md); packets of M bytes at most, or 1500
   --rng, --no-rng      an entropy device (the default), or none
   --console FILE       a serial port whose output goes to FILE, or to `stdout`
   --marks FILE         where marks are added, one line each: `NAME MONOTONIC_NS`
@@ -78,6 +82,8 @@ pub struct VmSpec {
     pub disks: Vec<String>,
     /// `--vsock`.
     pub vsock: Option<String>,
+    /// `--net`.
+    pub net: Option<String>,
     /// `--rng` or `--no-rng`.
     pub rng: Option<bool>,
     /// `--console`.
@@ -126,6 +132,8 @@ pub struct ValidSpec {
     pub disks: Vec<DiskSpec>,
     /// The vsock device.
     pub vsock: Option<VsockSpec>,
+    /// The network device.
+    pub net: Option<NetSpec>,
     /// Whether there is an entropy device.
     pub rng: bool,
     /// Where the serial console's output goes; without it there is no serial port.
@@ -297,6 +305,7 @@ impl VmSpec {
             "memory-mib" => &mut self.memory_mib,
             "cmdline" => &mut self.cmdline,
             "vsock" => &mut self.vsock,
+            "net" => &mut self.net,
             "console" => &mut self.console,
             "control" => &mut self.control,
             "deadline" => &mut self.deadline,
@@ -343,6 +352,7 @@ impl VmSpec {
             cmdline: cmdline(self.cmdline.unwrap_or_default())?,
             disks: self.disks.iter().map(|text| disk::read(text)).collect::<Result<_, _>>()?,
             vsock: self.vsock.as_deref().map(vsock).transpose()?,
+            net: self.net.as_deref().map(net::read).transpose()?,
             rng: self.rng.unwrap_or(true),
             console: self.console.as_deref().map(console).transpose()?,
             marks: self.marks.map(|text| file("marks", &text, FILE_ALLOWED)).transpose()?,
@@ -381,6 +391,7 @@ impl ValidSpec {
             })
             .chain(lazy.flat_map(|lazy| [lazy.presence, lazy.requests]))
             .chain(self.vsock.iter().flat_map(|vsock| vsock.ports.iter().map(|(_, fd)| *fd)))
+            .chain(self.net.as_ref().map(|net| net.tap))
             .chain(self.control)
             .collect();
         fds.sort_unstable();
@@ -393,7 +404,7 @@ impl ValidSpec {
 
 /// The option of that name, as a text that outlives the parser's borrow.
 fn known(name: &str) -> Result<&'static str, SpecError> {
-    const OPTIONS: [&str; 19] = [
+    const OPTIONS: [&str; 20] = [
         "kernel",
         "kernel-memory",
         "initrd",
@@ -402,6 +413,7 @@ fn known(name: &str) -> Result<&'static str, SpecError> {
         "cmdline",
         "disk",
         "vsock",
+        "net",
         "rng",
         "no-rng",
         "console",

@@ -1,11 +1,11 @@
-//! Virtio devices over MMIO (virtio 1.2): the transport, the block, entropy and socket devices, and their workers.
+//! Virtio devices over MMIO (virtio 1.2): the transport, the block, network, entropy and socket devices, and their workers.
 //!
 //! A device model implements [`VirtioDevice`]; [`MmioDevice`] puts the registers of virtio-mmio version 2 in front of it. vCPU
 //! threads touch registers only: they read and write plain fields under a short lock, and hand a finished driver set-up over to
 //! the device's *worker*, which is where queues are read and I/O happens.
 //!
 //! ```text
-//!  vCPU threads                     MmioDevice                      worker: own thread (block) or event loop (rng, vsock)
+//!  vCPU threads                     MmioDevice                      worker: own thread (block) or event loop (the others)
 //!  read/write ------------> registers (Mutex)
 //!  DRIVER_OK  ------------> queues checked, put in the seat, wake eventfd --> activate, process
 //!  QueueNotify (ioeventfd) -----------------------------> wake eventfd -----> process
@@ -21,7 +21,7 @@
 //! 4. [`MmioDevice::notifier`] goes to `KVM_IOEVENTFD` at window + [`QUEUE_NOTIFY`], length 0 and no datamatch
 //!    (`kvm_ioctls::NoDatamatch`): one descriptor serves all queues of the device, so the I/O bus stays short. Without an
 //!    ioeventfd the write reaches [`MmioDevice::write`] and has the same effect.
-//! 5. Its worker: [`spawn_worker`] for a thread of its own (block), or [`DeviceSubscriber`] on the main event loop (rng, vsock).
+//! 5. Its worker: [`spawn_worker`] for a thread of its own (block), or [`DeviceSubscriber`] on the main event loop (the others).
 //!
 //! ```text
 //! // Signatures, for orientation:
@@ -31,6 +31,7 @@
 //! spawn_worker(device: Arc<MmioDevice>, died: impl FnOnce(WorkerError) + Send + 'static) -> Result<JoinHandle<()>, WorkerError>
 //! DeviceSubscriber::new(device: Arc<MmioDevice>) -> DeviceSubscriber           // event_manager::MutEventSubscriber
 //! block::Block::new(block::BlockSpec { file: File, read_only: bool, serial: String, lazy: Option<block::LazySpec> }) -> Result<Block, BlockError>
+//! net::Net::new(net::NetSpec { tap: File, mac: [u8; 6], mtu: u16 }) -> Result<Net, NetError>
 //! rng::Rng::new() -> Rng
 //! vsock::Vsock::new(vsock::VsockSpec { guest_cid: u32, path: Option<PathBuf>, ports: Vec<(u32, OwnedFd)> }) -> Result<Vsock, VsockError>
 //! ```
@@ -58,6 +59,7 @@ mod device;
 pub mod driver;
 pub mod fuzz;
 mod mmio;
+pub mod net;
 mod ring;
 pub mod rng;
 pub mod vsock;

@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStringExt;
 use proptest::prelude::{Strategy, any, proptest};
 
 use super::{
-    ConsoleSpec, DiskSpec, KernelMemory, LazyDiskSpec, Request, SpecError, ValidSpec, VmSpec,
+    ConsoleSpec, DiskSpec, KernelMemory, LazyDiskSpec, NetSpec, Request, SpecError, ValidSpec,
+    VmSpec,
 };
 use crate::descriptor::FileRef;
 
@@ -54,6 +55,8 @@ fn a_full_spec_keeps_every_value_and_the_order_of_disks() {
         "path=/c",
         "--vsock",
         "cid=3,path=/s,port=1024:fd:5,port=0:fd:6",
+        "--net",
+        "mac=02:ab:CD:00:ff:01,tap=fd:10,mtu=9000",
         "--no-rng",
         "--kernel-memory",
         "copied",
@@ -86,6 +89,8 @@ fn a_full_spec_keeps_every_value_and_the_order_of_disks() {
     assert_eq!((spec.initrd, spec.marks), (Some(FileRef::Fd(3)), Some(FileRef::Fd(7))));
     assert_eq!((spec.control, spec.cgroup), (Some(8), Some(FileRef::Fd(9))));
     assert_eq!(spec.deadline_ns, Some(i64::MAX as u64));
+    let mac = [2, 0xab, 0xcd, 0, 0xff, 1];
+    assert_eq!(spec.net, Some(NetSpec { tap: 10, mac, mtu: 9000 }));
     assert!(!spec.rng);
     assert_eq!(spec.kernel_memory, Some(KernelMemory::Copied));
 }
@@ -96,6 +101,7 @@ fn every_wrong_value_is_refused_with_its_field_itself_and_what_is_allowed() {
     let many: String = (0..17).map(|port| format!(",port={port}:fd:{}", port + 3)).collect();
     let nine = ["--disk", "path=/d"].repeat(9);
     let lazy = "--disk=path=/a,readonly,presence=";
+    let mac = "mac=02:00:00:00:00:01";
     let cases: &[(&[&str], &[&str])] = &[
         (&["--initrd", ""], &["--initrd:", "\"\"", "fd:N"]),
         (&["--initrd", "fd:2"], &["--initrd:", "fd:2", "from 3"]),
@@ -104,6 +110,18 @@ fn every_wrong_value_is_refused_with_its_field_itself_and_what_is_allowed() {
         (&["--kernel-memory", "huge"], &["--kernel-memory:", "huge", "demand, mapped, copied"]),
         (&["--cmdline", "a\nb"], &["--cmdline:", "a\\nb", "printable"]),
         (&["--cmdline", &long], &["--cmdline:", "xxx", "1500"]),
+        (&["--net", "tap=fd:3"], &["--net:", "tap=fd:3", "mac="]),
+        (&["--net", "mac=02:00:00:00:00:01"], &["--net:", "tap=fd:N"]),
+        (&["--net", "tap=fd:3,tap=fd:4"], &["--net:", "tap=fd:N"]),
+        (&["--net", &format!("{mac},tap=/dev/net/tun")], &["--net tap:", "/dev/net/tun", "fd:N"]),
+        (&["--net", &format!("{mac},tap=fd:3,mtu=1279")], &["--net mtu:", "1279", "1280 to"]),
+        (&["--net", &format!("{mac},tap=fd:3,mtu=65522")], &["--net mtu:", "65522", "65521"]),
+        (&["--net", &format!("{mac},tap=fd:3,name=a")], &["--net:", "name=a", "[,mtu=M]"]),
+        (&["--net", "tap=fd:3,mac=02:00:00:00:00"], &["--net mac:", "six pairs"]),
+        (&["--net", "tap=fd:3,mac=02:00:00:00:00:01:02"], &["--net mac:", "six pairs"]),
+        (&["--net", "tap=fd:3,mac=02:00:00:00:00:+1"], &["--net mac:", "six pairs"]),
+        (&["--net", "tap=fd:3,mac=03:00:00:00:00:01"], &["--net mac:", "group"]),
+        (&["--net", "tap=fd:3,mac=00:00:00:00:00:00"], &["--net mac:", "00:00:00:00:00:00"]),
         (&["--disk", "/a"], &["--disk:", "/a", "path=FILE"]),
         (&["--disk", "readonly"], &["--disk:", "readonly", "path=FILE"]),
         (&["--disk", "path=/a,path=/b"], &["--disk:", "path=/a,path=/b", "path=FILE"]),
@@ -152,6 +170,7 @@ fn every_wrong_value_is_refused_with_its_field_itself_and_what_is_allowed() {
         (&["--console", ""], &["--console:", "\"\"", "stdout"]),
         (&["--marks", "fd:x"], &["--marks:", "fd:x", "fd:N"]),
         (&["--marks", "fd:9", "--initrd", "fd:9"], &["--fd:", "fd:9 twice", "once"]),
+        (&["--net", &format!("{mac},tap=fd:9"), "--initrd", "fd:9"], &["fd:9 twice", "once"]),
         (&["--control", "fd:9", "--initrd", "fd:9"], &["--fd:", "fd:9 twice", "once"]),
         (&["--cgroup", "fd:9", "--initrd", "fd:9"], &["--fd:", "fd:9 twice", "once"]),
         (&["--control", "/run/socket"], &["--control:", "/run/socket", "fd:N"]),

@@ -45,6 +45,9 @@ pub enum Nonsense {
     /// A request is shorter or longer than its device allows.
     #[error("request of a wrong length")]
     Length,
+    /// A frame whose source is not the device's own address.
+    #[error("frame from an address that is not the guest's")]
+    Source,
 }
 
 /// One buffer of a chain. Its range was inside guest RAM when the chain was read, and guest RAM never shrinks.
@@ -327,6 +330,10 @@ impl Rings {
         chain: &mut Chain,
         mut serve: impl FnMut(&GuestMemoryMmap<()>, &Chain) -> Answer,
     ) {
+        // A queue that the driver did not make ready never has work: coming back to it would never end.
+        if self.size(index) == 0 {
+            return;
+        }
         self.quiet(index);
         for _ in 0..self.size(index) {
             if self.let_go.is_set() {
@@ -409,6 +416,9 @@ impl Rings {
     /// Takes the next chain of queue `index`. Chains that make no sense are given back with length 0 and counted; a ring that
     /// makes no sense yields nothing any more. A driver that feeds bad chains without end gets other devices their turn.
     pub fn pop(&mut self, index: usize, chain: &mut Chain) -> bool {
+        if self.size(index) == 0 {
+            return false;
+        }
         for _ in 0..self.size(index) {
             if self.broken.is_some() {
                 return false;
