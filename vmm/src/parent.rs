@@ -3,7 +3,12 @@
 
 use std::io;
 
+/// The id of a parent in another process namespace.
+const UNSEEN: u32 = 0;
+
 /// Has the kernel kill this process when its parent, which must be process `parent`, is gone.
+///
+/// In a process namespace of its own it has a parent that it cannot see; whoever made the namespace has looked then.
 ///
 /// # Errors
 /// The operating system's, or `parent` is not the parent: most likely it is gone already.
@@ -14,7 +19,7 @@ pub fn die_with(parent: u32) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     // Only now: a parent that went before the call above sends no signal.
-    if std::os::unix::process::parent_id() != parent {
+    if ![parent, UNSEEN].contains(&std::os::unix::process::parent_id()) {
         return Err(io::Error::other(format!("process {parent} is not the parent")));
     }
     Ok(())

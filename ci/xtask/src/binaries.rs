@@ -39,6 +39,9 @@ impl Program {
 /// The VMM.
 pub(crate) const VMM: Program =
     Program { package: "votive-vmm", name: "votive-vmm", profile: "sealed" };
+/// What makes the VMM's jail.
+pub(crate) const JAILER: Program =
+    Program { package: "votive-jailer", name: "votive-jailer", profile: "sealed" };
 /// PID 1 of guests.
 pub(crate) const INIT: Program =
     Program { package: "votive-init", name: "votive-init", profile: "sealed" };
@@ -84,9 +87,10 @@ pub(crate) fn build(cache: &Cache, progress: &Progress) -> Result<()> {
     build_microvm(cache, progress)
 }
 
-/// Builds what a microVM consists of, beside a kernel: the VMM and PID 1.
+/// Builds what a microVM consists of, beside a kernel: the VMM, its jailer and PID 1.
 pub(crate) fn build_microvm(cache: &Cache, progress: &Progress) -> Result<()> {
     make_current(cache, progress, VMM)?;
+    make_current(cache, progress, JAILER)?;
     let init = compile(progress, INIT)?;
     let entry = cache.entry(Key::new("init-cpio", 1).file("init", &init)?, |into| {
         Ok(fs::write(into.join("init.cpio"), initramfs(&fs::read(&init)?))?)

@@ -13,7 +13,7 @@ use crate::subprocess;
 use crate::workspace;
 
 /// The programs that are sealed, each of which has a budget.
-const PROGRAMS: [Program; 2] = [binaries::VMM, binaries::INIT];
+const PROGRAMS: [Program; 3] = [binaries::VMM, binaries::JAILER, binaries::INIT];
 
 /// One `[[program]]` of `ci/budgets.toml`.
 #[derive(Debug, Deserialize)]

@@ -42,6 +42,11 @@ const BOUNDARIES: &[Boundary] = &[
         why: "the agent never opens /dev/kvm and never maps guest memory",
     },
     Boundary {
+        package: "votive-jailer",
+        without: &["tokio", "serde", "serde_json", "kvm-ioctls", "votive-agent", "votive-vmm"],
+        why: "the jailer parses its command line and nothing else",
+    },
+    Boundary {
         package: "votive-init",
         without: &["libc", "tokio", "serde_json", "votive-agent"],
         why: "PID 1 has no libc and no heap",

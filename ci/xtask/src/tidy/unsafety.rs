@@ -7,6 +7,7 @@ const FILES: &[&str] = &[
     "guest-init/src/guest/system.rs",
     "guest-init/src/guest/vsock.rs",
     "guest-init/src/main.rs",
+    "jailer/src/system.rs",
     "tests/lab/src/qemu.rs",
     "vmm/benches/kvm_order.rs",
     "vmm/src/deadline.rs",
