@@ -95,7 +95,7 @@ struct Disk(GuestDriver);
 
 impl Disk {
     fn new(file: File, lazy: Option<LazySpec>) -> Result<Disk, Box<dyn Error>> {
-        let spec = BlockSpec { file, read_only: true, serial: "bench".to_owned(), lazy };
+        let spec = BlockSpec { lazy, ..BlockSpec::new(file, true, "bench") };
         let mut driver = GuestDriver::new(Box::new(Block::new(spec)?), ram()?)?;
         let offered = driver.offered();
         // Without EVENT_IDX, so that each read is told of.

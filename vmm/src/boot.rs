@@ -259,6 +259,7 @@ impl Files {
                 read_only: disk.read_only,
                 serial: format!("disk{index}"),
                 lazy: disk.lazy.map(open_lazy).transpose()?,
+                limits: disk.limits,
             })
         };
         let devices = DeviceFiles {
@@ -318,7 +319,8 @@ fn open_vsock(spec: VsockSpec) -> Result<vsock::VsockSpec, BootError> {
 
 fn open_net(spec: crate::spec::NetSpec) -> Result<NetSpec, BootError> {
     let tap = open("net tap", &FileRef::Fd(spec.tap), Access::ReadWrite)?;
-    Ok(NetSpec { tap, mac: spec.mac, mtu: spec.mtu })
+    let crate::spec::NetSpec { mac, mtu, receive, send, .. } = spec;
+    Ok(NetSpec { tap, mac, mtu, receive, send })
 }
 
 /// The devices of a machine.

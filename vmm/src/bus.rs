@@ -57,6 +57,12 @@ impl Bus {
         &self.marks
     }
 
+    /// The devices, in the order of their windows.
+    #[must_use]
+    pub fn devices(&self) -> &[Arc<MmioDevice>] {
+        &self.devices
+    }
+
     /// Accesses that nobody answered.
     #[must_use]
     pub fn unanswered(&self) -> u64 {

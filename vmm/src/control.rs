@@ -1,6 +1,6 @@
 //! The control channel: a byte asks for something, the same byte answers once it is done.
 //!
-//! `p` pauses, `r` resumes, any other byte is answered with `?`. What is so already is answered at once. One command is read
+//! `p` pauses, `r` resumes, `l` and a record (`limits`) set a queue's limits, any other byte is answered with `?`. What is so already is answered at once. One command is read
 //! at a time, and the next only when the one before it has been answered, so that a peer that writes and never reads holds up
 //! itself alone. The peer's end of the channel is the end of the machine: nobody is left to ask for one.
 //!
@@ -14,14 +14,18 @@ use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
+use self::limits::Record;
 use crate::exit::{Exit, ExitReason};
 use crate::pause::Pause;
+use crate::virtio::MmioDevice;
 
+mod limits;
 #[cfg(test)]
 mod tests;
 
 const PAUSE: u8 = b'p';
 const RESUME: u8 = b'r';
+const LIMIT: u8 = b'l';
 const UNKNOWN: u8 = b'?';
 
 /// A connected stream socket on which commands come.
@@ -118,16 +122,27 @@ pub(crate) struct Control<V> {
     exit: Arc<Exit>,
     owed: Owed,
     interest: EventSet,
+    /// What is coming in behind an `l`.
+    record: Option<Record>,
+    /// What limits can be set of.
+    devices: Vec<Arc<MmioDevice>>,
 }
 
 impl<V: Vcpus> Control<V> {
-    pub(crate) fn new(socket: ControlSocket, vcpus: V, exit: Arc<Exit>) -> Self {
-        Self { socket: socket.0, vcpus, exit, owed: Owed::Nothing, interest: EventSet::IN }
+    pub(crate) fn new(
+        socket: ControlSocket,
+        vcpus: V,
+        exit: Arc<Exit>,
+        devices: Vec<Arc<MmioDevice>>,
+    ) -> Self {
+        let (owed, interest, record) = (Owed::Nothing, EventSet::IN, None);
+        Self { socket: socket.0, vcpus, exit, owed, interest, record, devices }
     }
 
     /// Does what can be done without waiting, and says what to wait for next: a command, room for an answer, or neither.
     fn turn(&mut self) -> Result<EventSet, Closed> {
         match self.owed {
+            Owed::Nothing if self.record.is_some() => self.go_on_reading()?,
             Owed::Nothing => {
                 if let Some(command) = self.read()? {
                     self.obey(command)?;
@@ -154,6 +169,20 @@ impl<V: Vcpus> Control<V> {
         }
     }
 
+    fn go_on_reading(&mut self) -> Result<(), Closed> {
+        let Some(record) = &mut self.record else { return Ok(()) };
+        match record.read(&*self.socket) {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                let done = record.apply(&self.devices);
+                self.record = None;
+                self.answer(if done { LIMIT } else { UNKNOWN })
+            }
+            Err(error) if is_for_later(&error) => Ok(()),
+            Err(_) => Err(Closed),
+        }
+    }
+
     fn obey(&mut self, command: u8) -> Result<(), Closed> {
         match command {
             PAUSE if self.vcpus.pause() => {
@@ -164,6 +193,10 @@ impl<V: Vcpus> Control<V> {
             RESUME => {
                 self.vcpus.resume();
                 self.answer(RESUME)
+            }
+            LIMIT => {
+                self.record = Some(Record::new());
+                Ok(())
             }
             _ => self.answer(UNKNOWN),
         }

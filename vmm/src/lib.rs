@@ -15,6 +15,7 @@ pub mod control;
 pub mod deadline;
 pub mod exit;
 pub mod heap;
+pub mod limiter;
 pub mod machine;
 pub mod parent;
 pub mod pause;

@@ -99,7 +99,8 @@ impl Machine {
         }
         if let Some((socket, gate)) = self.control.take() {
             let pause = Pause::new(gate, threads);
-            let control = Control::new(socket, pause, Arc::clone(&self.exit));
+            let devices = self.bus.devices().to_vec();
+            let control = Control::new(socket, pause, Arc::clone(&self.exit), devices);
             self.events.add_subscriber(Box::new(control) as Subscriber);
         }
         loop {

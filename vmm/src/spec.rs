@@ -15,6 +15,7 @@ use crate::limits::{
 };
 
 mod disk;
+mod limit;
 mod net;
 
 pub use self::disk::{DiskSpec, LazyDiskSpec};
@@ -36,20 +37,22 @@ votive-vmm --kernel FILE --vcpus N --memory-mib N [options]
                        to huge pages, so PID 1 starts sooner; demand (the default): as copied, while the
                        guest runs already; without the right to userfaultfd, mapped
   --cmdline TEXT       added to the kernel's command line; may hold ` -- args` for PID 1
-  --disk path=FILE[,readonly][,presence=fd:N,requests=fd:M[,timeout-ms=T]]
+  --disk path=FILE[,readonly][,presence=fd:N,requests=fd:M[,timeout-ms=T]][,bandwidth=L][,operations=L]
                        /dev/vda, /dev/vdb, ... in the order given; at most 8; with presence and requests
                        a chunk is there once the table N says so, and asked for on the Unix socket M
                        (docs/vmm.md); a read that has waited T milliseconds, or 30000, is an I/O error
+                       L is RATE[/BURST]: so much a second, in bytes or requests (docs/devices.md)
   --vsock cid=N[,path=SOCKET][,port=P:fd:M]...
                        guest address N; host clients connect to SOCKET and write `CONNECT <port>`;
                        port P of the host is the connected stream socket M, else the socket SOCKET_P
-  --net tap=fd:N,mac=XX:XX:XX:XX:XX:XX[,mtu=M]
+  --net tap=fd:N,mac=XX:XX:XX:XX:XX:XX[,mtu=M][,rx-bandwidth=L][,rx-operations=L][,tx-bandwidth=L]...
                        a network card on the tap N (docs/devices.md); packets of M bytes at most, or 1500
   --rng, --no-rng      an entropy device (the default), or none
   --console FILE       a serial port whose output goes to FILE, or to `stdout`
   --marks FILE         where marks are added, one line each: `NAME MONOTONIC_NS`
-  --control fd:N       a connected stream socket: `p` pauses all vCPUs, `r` resumes them, each answered with
-                       the same byte once done; the microVM ends when the other end is gone
+  --control fd:N       a connected stream socket: `p` pauses all vCPUs, `r` resumes them, `l` and a record sets
+                       limits (docs/devices.md), each answered with the same byte once done; the microVM ends
+                       when the other end is gone
   --deadline NS        end at NS nanoseconds of CLOCK_BOOTTIME, running or paused
   --cgroup FILE        join the control group of this cgroup.procs before anything else
   --parent PID         be killed when process PID, the parent, is gone

@@ -30,8 +30,8 @@
 //! MmioDevice::notifier(&self) -> &EventFd
 //! spawn_worker(device: Arc<MmioDevice>, died: impl FnOnce(WorkerError) + Send + 'static) -> Result<JoinHandle<()>, WorkerError>
 //! DeviceSubscriber::new(device: Arc<MmioDevice>) -> DeviceSubscriber           // event_manager::MutEventSubscriber
-//! block::Block::new(block::BlockSpec { file: File, read_only: bool, serial: String, lazy: Option<block::LazySpec> }) -> Result<Block, BlockError>
-//! net::Net::new(net::NetSpec { tap: File, mac: [u8; 6], mtu: u16 }) -> Result<Net, NetError>
+//! block::Block::new(block::BlockSpec { file: File, read_only: bool, serial: String, lazy: Option<block::LazySpec>, limits: Limits }) -> Result<Block, BlockError>
+//! net::Net::new(net::NetSpec { tap: File, mac: [u8; 6], mtu: u16, receive: Limits, send: Limits }) -> Result<Net, NetError>
 //! rng::Rng::new() -> Rng
 //! vsock::Vsock::new(vsock::VsockSpec { guest_cid: u32, path: Option<PathBuf>, ports: Vec<(u32, OwnedFd)> }) -> Result<Vsock, VsockError>
 //! ```
@@ -69,6 +69,7 @@ mod worker;
 pub use device::{DeviceTraits, Interrupt, VirtioDevice, Wake};
 pub use mmio::{Counts, MmioDevice, MmioError, QUEUE_NOTIFY, WINDOW_BYTES};
 pub use ring::{Answer, Chain, LetGo, Nonsense, Rings, Segment};
+pub use watch::Watch;
 pub use worker::{DeviceSubscriber, WorkerError, spawn_worker};
 
 /// Guest RAM as every device sees it. Its bitmap is `()`: dirty pages are not tracked here.

@@ -11,6 +11,10 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Answer, Answerer, Control, ControlSocket, Vcpus};
 use crate::exit::{Exit, ExitReason};
+use crate::virtio::block::{Block, BlockSpec};
+use crate::virtio::driver::{DATA, GuestDriver, ram, readable, writable};
+use crate::virtio::net::{Net, NetSpec};
+use crate::virtio::{MmioDevice, VirtioDevice};
 
 /// vCPUs that pause when the test says so.
 #[derive(Clone)]
@@ -76,6 +80,10 @@ struct Channel {
 
 impl Channel {
     fn new() -> Self {
+        Self::with(Vec::new())
+    }
+
+    fn with(devices: Vec<Arc<MmioDevice>>) -> Self {
         let (ours, peer) = UnixStream::pair().unwrap();
         peer.set_nonblocking(true).unwrap();
         let socket = ControlSocket::new(ours.into()).unwrap();
@@ -90,7 +98,7 @@ impl Channel {
             linger: Cell::new(false),
         }));
         let exit = Arc::new(Exit::new().unwrap());
-        let control = Control::new(socket, vcpus.clone(), Arc::clone(&exit));
+        let control = Control::new(socket, vcpus.clone(), Arc::clone(&exit), devices);
         let mut events = EventManager::new().unwrap();
         events.add_subscriber(Box::new(control) as Box<dyn MutEventSubscriber>);
         Self { peer, vcpus, exit, events }
@@ -267,4 +275,99 @@ fn what_is_no_connected_socket_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let listener = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
     assert!(ControlSocket::new(listener.into()).is_err());
+}
+
+/// A disk of one sector, a disk of two, and a network device.
+fn devices() -> Vec<GuestDriver> {
+    let disk = |sectors: u64| {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(sectors * 512).unwrap();
+        Box::new(Block::new(BlockSpec::new(file, false, "d")).unwrap())
+    };
+    let (tap, _) = UnixStream::pair().unwrap();
+    let (receive, send) = Default::default();
+    let tap = std::os::fd::OwnedFd::from(tap).into();
+    let net = Net::new(NetSpec { tap, mac: [2; 6], mtu: 1500, receive, send }).unwrap();
+    let devices: [Box<dyn VirtioDevice>; 3] = [disk(1), disk(2), Box::new(net)];
+    devices.map(|device| GuestDriver::new(device, ram().unwrap()).unwrap()).into()
+}
+
+fn record(what: u8, which: u8, numbers: [u64; 4]) -> Vec<u8> {
+    let mut bytes = vec![b'l', what, which, 0, 0, 0, 0, 0, 0];
+    bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    bytes
+}
+
+#[test]
+fn limits_are_set_of_the_queue_that_is_named_and_of_no_other() {
+    let mut drivers = devices();
+    let mut channel = Channel::with(drivers.iter().map(|it| Arc::clone(it.device())).collect());
+    channel.send(&record(0, 1, [1, 1, 0, 0]));
+    channel.settle();
+    assert_eq!(channel.answers(), "l");
+    let mut served = drivers[..2].iter_mut().map(|driver| {
+        assert!(driver.start(1 << 32));
+        driver.write(DATA, &[0; 16]);
+        for _ in 0..2 {
+            driver.offer(0, &[readable(DATA, 16), writable(DATA + 16, 513)]);
+            driver.kick(0);
+            driver.run(0);
+        }
+        std::iter::from_fn(|| driver.used(0)).count()
+    });
+    assert_eq!([served.next(), served.next()], [Some(2), Some(1)]);
+}
+
+#[test]
+fn a_record_may_come_byte_by_byte_and_what_follows_it_is_a_command() {
+    let drivers = devices();
+    let mut channel = Channel::with(drivers.iter().map(|it| Arc::clone(it.device())).collect());
+    for byte in record(1, 0, [1 << 20, 0, 1000, 1000]) {
+        assert_eq!(channel.answers(), "");
+        channel.send(&[byte]);
+        channel.settle();
+    }
+    assert_eq!(channel.answers(), "l");
+    channel.send(&[record(2, 0, [0; 4]), record(0, 0, [0, 0, 5, 0]), b"rx".to_vec()].concat());
+    channel.settle();
+    assert_eq!(channel.answers(), "llr?");
+}
+
+#[test]
+fn records_that_make_no_sense_are_answered_so_and_change_nothing() {
+    let wrong = [
+        record(3, 0, [0; 4]),
+        record(0, 2, [0; 4]),
+        record(1, 1, [0; 4]),
+        record(255, 255, [u64::MAX; 4]),
+        record(0, 0, [0, 1, 0, 0]),
+        record(0, 0, [0, 0, 0, 1]),
+        record(0, 0, [100, 4, 0, 0]),
+        record(0, 0, [0, 0, (1 << 40) + 1, 0]),
+        record(0, 0, [1, u64::MAX, 0, 0]),
+        [&[b'l', 0, 0, 1], &[0; 37][..]].concat(),
+        [&[b'l', 0, 0, 0, 0, 0, 0, 0, 1], &[0; 32][..]].concat(),
+    ];
+    let drivers = devices();
+    let mut channel = Channel::with(drivers.iter().map(|it| Arc::clone(it.device())).collect());
+    for record in &wrong {
+        channel.send(record);
+        channel.settle();
+        assert_eq!(channel.answers(), "?", "{record:?}");
+    }
+    let mut none = Channel::new();
+    none.send(&record(0, 0, [0; 4]));
+    none.settle();
+    assert_eq!(none.answers(), "?");
+}
+
+#[test]
+fn a_peer_that_goes_away_inside_of_a_record_ends_the_machine() {
+    let mut channel = Channel::new();
+    channel.send(&record(0, 0, [0; 4])[..20]);
+    channel.settle();
+    assert_eq!(channel.exit.reason(), None);
+    drop(std::mem::replace(&mut channel.peer, UnixStream::pair().unwrap().0));
+    channel.events.run_with_timeout(0).unwrap();
+    assert_eq!(channel.exit.reason(), Some(ExitReason::ControlClosed));
 }

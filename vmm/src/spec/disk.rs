@@ -2,12 +2,13 @@
 
 use std::os::fd::RawFd;
 
-use super::{FILE_ALLOWED, SpecError, descriptor, file, number, wrong};
+use super::{FILE_ALLOWED, SpecError, descriptor, file, limit, number, wrong};
 use crate::descriptor::FileRef;
+use crate::limiter::Limits;
 use crate::limits::{DEFAULT_DISK_TIMEOUT_MS, MAX_DISK_TIMEOUT_MS};
 
-const DISK_ALLOWED: &str = "path=FILE[,readonly][,presence=fd:N,requests=fd:M[,timeout-ms=T]], presence only with \
-                            readonly and requests";
+const DISK_ALLOWED: &str = "path=FILE[,readonly][,presence=fd:N,requests=fd:M[,timeout-ms=T]][,bandwidth=L]\
+                            [,operations=L], presence only with readonly and requests";
 const DISK_FD_ALLOWED: &str = "fd:N with N from 3 to 1048575";
 const DISK_TIMEOUT_ALLOWED: &str = "1 to 600000";
 
@@ -23,6 +24,8 @@ pub struct DiskSpec {
     pub read_only: bool,
     /// Where its chunks come from, if they come on demand; only if it is `read_only`.
     pub lazy: Option<LazyDiskSpec>,
+    /// How much it may move.
+    pub limits: Limits,
 }
 
 /// Where the chunks of a disk come from.
@@ -39,6 +42,7 @@ pub struct LazyDiskSpec {
 /// Reads one disk.
 pub(super) fn read(text: &str) -> Result<DiskSpec, SpecError> {
     let mut read_only = false;
+    let mut limits = Limits::default();
     let [mut path, mut presence, mut requests, mut timeout] = [None; 4];
     for part in text.split(',') {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -47,6 +51,14 @@ pub(super) fn read(text: &str) -> Result<DiskSpec, SpecError> {
             "presence" => &mut presence,
             "requests" => &mut requests,
             "timeout-ms" => &mut timeout,
+            "bandwidth" if limits.bandwidth.is_none() => {
+                limits.bandwidth = Some(limit::read("disk bandwidth", value)?);
+                continue;
+            }
+            "operations" if limits.operations.is_none() => {
+                limits.operations = Some(limit::read("disk operations", value)?);
+                continue;
+            }
             _ if part == "readonly" && !read_only => {
                 read_only = true;
                 continue;
@@ -73,5 +85,5 @@ pub(super) fn read(text: &str) -> Result<DiskSpec, SpecError> {
         _ => return Err(wrong("disk", text, DISK_ALLOWED)),
     };
     let path = path.ok_or_else(|| wrong("disk", text, DISK_ALLOWED))?;
-    Ok(DiskSpec { file: file("disk path", path, FILE_ALLOWED)?, read_only, lazy })
+    Ok(DiskSpec { file: file("disk path", path, FILE_ALLOWED)?, read_only, lazy, limits })
 }

@@ -2,10 +2,12 @@
 
 use std::os::fd::RawFd;
 
-use super::{SpecError, decimal, descriptor, wrong};
+use super::{SpecError, decimal, descriptor, limit, wrong};
+use crate::limiter::Limits;
 use crate::limits::{MAX_MTU, MIN_MTU};
 
-const NET_ALLOWED: &str = "tap=fd:N,mac=XX:XX:XX:XX:XX:XX[,mtu=M]";
+const NET_ALLOWED: &str = "tap=fd:N,mac=XX:XX:XX:XX:XX:XX[,mtu=M][,rx-bandwidth=L][,rx-operations=L]\
+                           [,tx-bandwidth=L][,tx-operations=L]";
 const TAP_ALLOWED: &str = "fd:N with N from 3 to 1048575";
 const MAC_ALLOWED: &str =
     "six pairs of hexadecimal digits, not a group's address, not 00:00:00:00:00:00";
@@ -26,19 +28,34 @@ pub struct NetSpec {
     pub mac: [u8; 6],
     /// Most bytes of a packet, [`MIN_MTU`] to [`MAX_MTU`].
     pub mtu: u16,
+    /// How much the guest may receive.
+    pub receive: Limits,
+    /// How much it may send.
+    pub send: Limits,
 }
 
 /// Reads the network device.
 pub(super) fn read(text: &str) -> Result<NetSpec, SpecError> {
     let [mut tap, mut mac, mut mtu] = [None; 3];
+    let [mut receive, mut send] = [Limits::default(); 2];
     for part in text.split(',') {
-        let place = match part.split_once('=') {
-            Some(("tap", value)) => tap.replace(value),
-            Some(("mac", value)) => mac.replace(value),
-            Some(("mtu", value)) => mtu.replace(value),
-            _ => return Err(wrong("net", text, NET_ALLOWED)),
+        let (name, value) = part.split_once('=').unwrap_or_default();
+        let is_second = match name {
+            "tap" => tap.replace(value).is_some(),
+            "mac" => mac.replace(value).is_some(),
+            "mtu" => mtu.replace(value).is_some(),
+            _ => {
+                let (field, place) = match name {
+                    "rx-bandwidth" => ("net rx-bandwidth", &mut receive.bandwidth),
+                    "rx-operations" => ("net rx-operations", &mut receive.operations),
+                    "tx-bandwidth" => ("net tx-bandwidth", &mut send.bandwidth),
+                    "tx-operations" => ("net tx-operations", &mut send.operations),
+                    _ => return Err(wrong("net", text, NET_ALLOWED)),
+                };
+                place.replace(limit::read(field, value)?).is_some()
+            }
         };
-        if place.is_some() {
+        if is_second {
             return Err(wrong("net", text, NET_ALLOWED));
         }
     }
@@ -54,6 +71,8 @@ pub(super) fn read(text: &str) -> Result<NetSpec, SpecError> {
             .ok_or_else(|| wrong("net tap", tap, TAP_ALLOWED))?,
         mac: address(mac).ok_or_else(|| wrong("net mac", mac, MAC_ALLOWED))?,
         mtu: mtu.map_or(Ok(DEFAULT_MTU), packet)?,
+        receive,
+        send,
     })
 }
 

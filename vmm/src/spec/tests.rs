@@ -10,6 +10,7 @@ use super::{
     VmSpec,
 };
 use crate::descriptor::FileRef;
+use crate::limiter::{Limit, Limits};
 
 const LEAST: [&str; 6] = ["--kernel", "vmlinux", "--vcpus", "1", "--memory-mib", "128"];
 
@@ -52,11 +53,11 @@ fn a_full_spec_keeps_every_value_and_the_order_of_disks() {
         "--disk",
         "readonly,path=fd:4",
         "--disk",
-        "path=/c",
+        "path=/c,operations=500/25",
         "--vsock",
         "cid=3,path=/s,port=1024:fd:5,port=0:fd:6",
         "--net",
-        "mac=02:ab:CD:00:ff:01,tap=fd:10,mtu=9000",
+        "rx-bandwidth=1000,mac=02:ab:CD:00:ff:01,tap=fd:10,mtu=9000,tx-operations=7/9",
         "--no-rng",
         "--kernel-memory",
         "copied",
@@ -72,13 +73,15 @@ fn a_full_spec_keeps_every_value_and_the_order_of_disks() {
         "fd:9",
     ])
     .unwrap();
-    let disk = |file, read_only| DiskSpec { file, read_only, lazy: None };
+    let limits = Limits { bandwidth: None, operations: Limit::new(500, Some(25)) };
+    let disk =
+        |file, read_only| DiskSpec { file, read_only, lazy: None, limits: Limits::default() };
     assert_eq!(
         spec.disks,
         [
             disk(FileRef::Path("/a".into()), true),
             disk(FileRef::Fd(4), true),
-            disk(FileRef::Path("/c".into()), false)
+            DiskSpec { limits, ..disk(FileRef::Path("/c".into()), false) }
         ]
     );
     let vsock = spec.vsock.unwrap();
@@ -90,7 +93,9 @@ fn a_full_spec_keeps_every_value_and_the_order_of_disks() {
     assert_eq!((spec.control, spec.cgroup), (Some(8), Some(FileRef::Fd(9))));
     assert_eq!(spec.deadline_ns, Some(i64::MAX as u64));
     let mac = [2, 0xab, 0xcd, 0, 0xff, 1];
-    assert_eq!(spec.net, Some(NetSpec { tap: 10, mac, mtu: 9000 }));
+    let receive = Limits { bandwidth: Limit::new(1000, None), operations: None };
+    let send = Limits { bandwidth: None, operations: Limit::new(7, Some(9)) };
+    assert_eq!(spec.net, Some(NetSpec { tap: 10, mac, mtu: 9000, receive, send }));
     assert!(!spec.rng);
     assert_eq!(spec.kernel_memory, Some(KernelMemory::Copied));
 }
@@ -117,6 +122,14 @@ fn every_wrong_value_is_refused_with_its_field_itself_and_what_is_allowed() {
         (&["--net", &format!("{mac},tap=fd:3,mtu=1279")], &["--net mtu:", "1279", "1280 to"]),
         (&["--net", &format!("{mac},tap=fd:3,mtu=65522")], &["--net mtu:", "65522", "65521"]),
         (&["--net", &format!("{mac},tap=fd:3,name=a")], &["--net:", "name=a", "[,mtu=M]"]),
+        (&["--net", "tx-bandwidth=0"], &["--net tx-bandwidth:", "\"0\"", "RATE from 1"]),
+        (&["--net", "rx-operations=1/0"], &["--net rx-operations:", "1/0", "[/BURST]"]),
+        (&["--net", "tx-operations=1,tx-operations=1"], &["--net:", "tx-operations=1"]),
+        (&["--disk", "path=/a,bandwidth=100/4"], &["--disk bandwidth:", "100/4", "RATE/20"]),
+        (&["--disk", "path=/a,operations="], &["--disk operations:", "\"\""]),
+        (&["--disk", "path=/a,operations=1/2/3"], &["--disk operations:", "1/2/3"]),
+        (&["--disk", "path=/a,bandwidth=1099511627777"], &["--disk bandwidth:", "at most"]),
+        (&["--disk", "path=/a,bandwidth=1,bandwidth=1"], &["--disk:", "path=FILE"]),
         (&["--net", "tap=fd:3,mac=02:00:00:00:00"], &["--net mac:", "six pairs"]),
         (&["--net", "tap=fd:3,mac=02:00:00:00:00:01:02"], &["--net mac:", "six pairs"]),
         (&["--net", "tap=fd:3,mac=02:00:00:00:00:+1"], &["--net mac:", "six pairs"]),

@@ -4,11 +4,13 @@
 //! sectors past the end, lengths that wrap, requests without room for their status, segments by the hundred. A request is
 //! checked whole before the first byte moves; data goes between the file and guest RAM in one vectored call per
 //! `io::SEGMENTS_MAX` segments, without a copy and without memory sized by the guest. It has a thread of its own, because
-//! storage may be slow. What a read-only disk holds may also come on demand, in chunks (`lazy`).
+//! storage may be slow. What a read-only disk holds may also come on demand, in chunks (`lazy`). A disk over its limits leaves
+//! its queue as it is, until it has a turn again.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
@@ -19,7 +21,8 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vm_memory::GuestMemoryMmap;
 
-use super::{Answer, Chain, DeviceTraits, LetGo, Nonsense, Rings, VirtioDevice, Wake, log};
+use super::{Answer, Chain, DeviceTraits, LetGo, Nonsense, Rings, VirtioDevice, Wake, Watch, log};
+use crate::limiter::{Limiter, Limits};
 
 mod io;
 mod lazy;
@@ -52,6 +55,16 @@ pub struct BlockSpec {
     pub serial: String,
     /// Where chunks come from that are not in the file yet; for a disk that is `read_only`.
     pub lazy: Option<LazySpec>,
+    /// How much it may move.
+    pub limits: Limits,
+}
+
+impl BlockSpec {
+    /// A disk that is all there, without limits.
+    pub fn new(file: File, read_only: bool, serial: &str) -> Self {
+        let (serial, limits) = (serial.to_owned(), Limits::default());
+        BlockSpec { file, read_only, serial, lazy: None, limits }
+    }
 }
 
 /// Why a disk could not be made.
@@ -100,6 +113,14 @@ pub enum BlockError {
         /// Why.
         source: std::io::Error,
     },
+    /// Nothing can be waited for.
+    #[error("wait for what disk {serial} waits for")]
+    Watch {
+        /// Which disk.
+        serial: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The socket for chunks cannot be used.
     #[error("--disk requests: talk to the server of {serial}")]
     Requests {
@@ -116,15 +137,29 @@ pub struct Block {
     disk: Disk,
     chain: Chain,
     lazy: Option<Lazy>,
+    limiter: Limiter,
+    /// A lazy disk's server, and when what waits may wait no longer.
+    watch: Watch,
 }
 
 impl Block {
+    /// As [`Block::with_watch`], with a watch of its own.
+    ///
+    /// # Errors
+    /// As there, and when there is no watch.
+    pub fn new(spec: BlockSpec) -> Result<Self, BlockError> {
+        match Watch::new() {
+            Ok(watch) => Self::with_watch(spec, watch),
+            Err(source) => Err(BlockError::Watch { serial: spec.serial, source }),
+        }
+    }
+
     /// A disk over `spec.file`. A size that is not a whole number of sectors is rounded down, which is said on stderr.
     ///
     /// # Errors
     /// The file is too small, its size is unknown, the serial is too long, or what a lazy disk needs is of no use.
-    pub fn new(spec: BlockSpec) -> Result<Self, BlockError> {
-        let BlockSpec { mut file, read_only, serial, lazy } = spec;
+    pub fn with_watch(spec: BlockSpec, watch: Watch) -> Result<Self, BlockError> {
+        let BlockSpec { mut file, read_only, serial, lazy, limits } = spec;
         let mut id = [0; SERIAL_BYTES];
         match id.get_mut(..serial.len()) {
             Some(start) => start.copy_from_slice(serial.as_bytes()),
@@ -145,7 +180,8 @@ impl Block {
         }
         let lazy = lazy.map(|lazy| Lazy::new(&serial, bytes, lazy)).transpose()?;
         let disk = Disk { file, sectors, read_only, id };
-        Ok(Block { disk, chain: Chain::with_capacity(QUEUE_SIZE), lazy })
+        let limiter = Limiter::new(limits, Instant::now());
+        Ok(Block { disk, chain: Chain::with_capacity(QUEUE_SIZE), lazy, limiter, watch })
     }
 
     /// Sectors the guest sees.
@@ -175,48 +211,58 @@ impl VirtioDevice for Block {
             features,
             queue_sizes: &[QUEUE_SIZE],
             config,
+            dials: vec![self.limiter.dial()],
         }
     }
 
     fn activate(&mut self, _features: u64) {
         if let Some(lazy) = &self.lazy {
-            lazy.start();
+            lazy.start(&self.watch);
         }
     }
 
     fn process(&mut self, rings: &mut Rings, wake: Wake) {
-        let Block { disk, chain, lazy } = self;
+        let Block { disk, chain, lazy, limiter, watch } = self;
         let let_go = rings.let_go();
-        let Some(lazy) = lazy else {
-            return rings
-                .drain(0, chain, |ram, chain| disk.serve(ram, chain, &let_go, |_| Pass::Now));
-        };
-        if wake == Wake::Host {
-            lazy.listen();
+        limiter.heed();
+        if let (Some(lazy), Wake::Host) = (lazy.as_mut(), wake) {
+            lazy.listen(watch);
         }
+        let mut turn = None;
         rings.drain(0, chain, |ram, chain| {
-            disk.serve(ram, chain, &let_go, |request| lazy.admit(chain.head(), request))
+            disk.serve(ram, chain, &let_go, |request| {
+                if let Err(at) = limiter.take_now(request.bytes()) {
+                    turn = Some(at);
+                    return Pass::Wait;
+                }
+                lazy.as_mut().map_or(Pass::Now, |lazy| lazy.admit(chain.head(), request))
+            })
         });
-        lazy.ask();
-        lazy.settle(|presence, head, there| {
-            // The guest may have written another request in its place, which has had its wait.
-            let pass = |request: &Request| match presence.lacks(request) {
-                None => Pass::Now,
-                Some(_) if there => Pass::Refused(Nonsense::Request),
-                Some(_) => Pass::Never,
-            };
-            rings.revisit(0, head, chain, |ram, chain| disk.serve(ram, chain, &let_go, pass));
+        let deadline = lazy.as_mut().and_then(|lazy| {
+            lazy.ask(watch);
+            lazy.settle(|presence, head, there| {
+                // The guest may have written another request in its place, which has had its wait.
+                let pass = |request: &Request| match presence.lacks(request) {
+                    None => Pass::Now,
+                    Some(_) if there => Pass::Refused(Nonsense::Request),
+                    Some(_) => Pass::Never,
+                };
+                let serve = |ram: &_, chain: &_| disk.serve(ram, chain, &let_go, pass);
+                rings.revisit(0, head, chain, serve);
+            })
         });
+        watch.until([turn, deadline].into_iter().flatten().min());
     }
 
     fn reset(&mut self) {
+        self.watch.disarm();
         if let Some(lazy) = &mut self.lazy {
-            lazy.stop();
+            lazy.stop(&self.watch);
         }
     }
 
     fn host_events(&self) -> Option<BorrowedFd<'_>> {
-        self.lazy.as_ref().map(AsFd::as_fd)
+        Some(self.watch.as_fd())
     }
 }
 
@@ -231,6 +277,16 @@ enum Request {
     Flush,
     /// Tell the serial.
     GetId,
+}
+
+impl Request {
+    /// Bytes of the disk that it reads or writes.
+    fn bytes(&self) -> u64 {
+        match *self {
+            Request::Read { bytes, .. } | Request::Write { bytes, .. } => bytes,
+            Request::Flush | Request::GetId => 0,
+        }
+    }
 }
 
 /// How a request fails.
@@ -251,6 +307,8 @@ enum Pass {
     Now,
     /// Not yet; the device comes back to it.
     Later,
+    /// Not yet, and nothing behind it either.
+    Wait,
     /// What it asks for cannot be had.
     Never,
     /// It breaks a rule.
@@ -285,6 +343,7 @@ impl Disk {
             Pass::Now => self.execute(request, ram, chain, let_go),
             Pass::Never => None,
             Pass::Later => return Answer::Later,
+            Pass::Wait => return Answer::Wait,
             Pass::Refused(nonsense) => return failed(VIRTIO_BLK_S_IOERR, nonsense),
         };
         let (status, written) = match written {

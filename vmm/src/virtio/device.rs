@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Rings;
+use crate::limiter::Dial;
 
 /// What the transport must know of a device; plain data, asked for once.
 #[derive(Clone, Debug)]
@@ -20,6 +22,8 @@ pub struct DeviceTraits {
     pub queue_sizes: &'static [u16],
     /// The configuration space. Read-only to the driver; bytes beyond it read as 0.
     pub config: Vec<u8>,
+    /// Where its limits are set: a disk's one, a network device's for what it receives and what it sends.
+    pub dials: Vec<Arc<Dial>>,
 }
 
 /// Why a device is asked to work.

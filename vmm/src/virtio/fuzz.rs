@@ -97,7 +97,7 @@ pub fn block(data: &[u8]) {
         Some((lazy, server)) => (Some(lazy), Some(server)),
         None => (None, None),
     };
-    let spec = BlockSpec { file, read_only, serial: "fuzz".into(), lazy };
+    let spec = BlockSpec { lazy, ..BlockSpec::new(file, read_only, "fuzz") };
     let Ok(disk) = Block::new(spec) else { return };
     let Some(mut driver) = driver_for(Box::new(disk)) else { return };
     while !script.is_empty() {

@@ -18,6 +18,7 @@ use self::registers::{Effect, Registers};
 pub(super) use self::registers::{offset, status};
 use super::ring::{LetGo, Nonsense, Rings};
 use super::{DeviceTraits, GuestRam, Interrupt, VirtioDevice, Wake, log};
+use crate::limiter::Limits;
 
 mod registers;
 #[cfg(test)]
@@ -146,6 +147,15 @@ impl MmioDevice {
             requests: self.refused_requests.load(Ordering::Relaxed),
             needs_reset: self.resets_needed.load(Ordering::Relaxed),
         }
+    }
+
+    /// Sets the limits at its `dial`, to be heeded from its next turn on, which is soon; false if there is none. Never waits for
+    /// the worker.
+    pub fn set_limits(&self, dial: usize, limits: Limits) -> bool {
+        let Some(dial) = self.traits.dials.get(dial) else { return false };
+        dial.set(limits);
+        self.wake();
+        true
     }
 
     /// A guest's read at `offset` in the window. Nonsense reads as 0.

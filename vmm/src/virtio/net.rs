@@ -14,7 +14,9 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
@@ -23,9 +25,8 @@ use virtio_bindings::virtio_net::{
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::{EpollEvent, EventSet};
 
-use super::watch::Watch;
-use super::{Chain, DeviceTraits, Nonsense, Rings, VirtioDevice, Wake, log};
-use crate::descriptor::without_waiting;
+use super::{Chain, DeviceTraits, Nonsense, Rings, VirtioDevice, Wake, Watch, log};
+use crate::limiter::{Limiter, Limits};
 
 #[cfg(test)]
 mod tests;
@@ -55,6 +56,10 @@ pub struct NetSpec {
     pub mac: [u8; ADDRESS_BYTES],
     /// Most bytes of a packet, without its Ethernet header.
     pub mtu: u16,
+    /// How much it may receive.
+    pub receive: Limits,
+    /// How much it may send.
+    pub send: Limits,
 }
 
 /// The tap cannot be waited for.
@@ -71,7 +76,12 @@ pub struct Net {
     chain: Chain,
     /// The frame that the guest sends, behind its header.
     outgoing: Box<[u8]>,
+    receiving: Limiter,
+    sending: Limiter,
+    /// The tap, and when a frame that waits may move.
     watch: Watch,
+    /// When that is.
+    turn: Option<Instant>,
 }
 
 /// The host's end.
@@ -90,14 +100,21 @@ struct Tap {
 }
 
 impl Net {
+    /// As [`Net::with_watch`], with a watch of its own.
+    ///
+    /// # Errors
+    /// As there, and when there is no watch.
+    pub fn new(spec: NetSpec) -> Result<Self, NetError> {
+        Self::with_watch(spec, Watch::new().map_err(NetError)?)
+    }
+
     /// A network device over `spec.tap`, no call to which waits from now on, for none of its owners.
     ///
     /// # Errors
     /// The tap cannot be waited for.
-    pub fn new(spec: NetSpec) -> Result<Self, NetError> {
-        let NetSpec { tap, mac, mtu } = spec;
-        let file = without_waiting(tap.as_fd()).map_err(NetError)?;
-        let watch = Watch::new().map_err(NetError)?;
+    pub fn with_watch(spec: NetSpec, watch: Watch) -> Result<Self, NetError> {
+        let NetSpec { tap, mac, mtu, receive, send } = spec;
+        let file = without_waiting(tap).map_err(NetError)?;
         // Not every file can be.
         watch.add(&file, TAP, EventSet::IN).map_err(NetError)?;
         watch.remove(&file);
@@ -105,9 +122,19 @@ impl Net {
         let longest = longest.saturating_add(usize::from(mtu));
         let incoming = vec![0; longest.saturating_add(1)].into();
         let tap = Tap { file, ready: false, dead: false, incoming, held: None, lost: 0 };
-        let outgoing = vec![0; longest].into();
         let segments = QUEUE_SIZES.into_iter().max().unwrap_or_default();
-        Ok(Net { tap, mac, mtu, chain: Chain::with_capacity(segments), outgoing, watch })
+        let now = Instant::now();
+        Ok(Net {
+            tap,
+            mac,
+            mtu,
+            chain: Chain::with_capacity(segments),
+            outgoing: vec![0; longest].into(),
+            receiving: Limiter::new(receive, now),
+            sending: Limiter::new(send, now),
+            watch,
+            turn: None,
+        })
     }
 
     /// Takes the guest's frames.
@@ -127,6 +154,10 @@ impl Net {
             }
             match self.take(rings.ram()) {
                 Ok(bytes) => {
+                    if let Err(at) = self.sending.take_now(on_the_wire(bytes)) {
+                        self.wait_until(at);
+                        return rings.unpop(SEND);
+                    }
                     let frame = self.outgoing.get(..bytes).unwrap_or_default();
                     self.tap.write(frame);
                     rings.push(SEND, &self.chain, 0);
@@ -172,7 +203,7 @@ impl Net {
                     return;
                 }
             }
-            let Some(frame) = self.tap.frame() else { continue };
+            let Some(bytes) = self.tap.held else { continue };
             if !rings.pop(RECEIVE, &mut self.chain) {
                 if rings.listen(RECEIVE) {
                     rings.quiet(RECEIVE);
@@ -180,7 +211,12 @@ impl Net {
                 }
                 return;
             }
-            let written = u32::try_from(frame.len()).unwrap_or(0);
+            if let Err(at) = self.receiving.take_now(on_the_wire(bytes)) {
+                self.wait_until(at);
+                return rings.unpop(RECEIVE);
+            }
+            let frame = self.tap.incoming.get(..bytes).unwrap_or_default();
+            let written = u32::try_from(bytes).unwrap_or(0);
             if self.chain.readable_bytes() == 0 && self.chain.write_at(rings.ram(), 0, frame) {
                 rings.push(RECEIVE, &self.chain, written);
             } else {
@@ -189,6 +225,11 @@ impl Net {
             self.tap.held = None;
         }
         rings.again();
+    }
+
+    /// There is something to do then.
+    fn wait_until(&mut self, at: Instant) {
+        self.turn = Some(self.turn.map_or(at, |turn| turn.min(at)));
     }
 
     /// The tap is of no use any more; the guest's frames are lost from now on.
@@ -211,6 +252,7 @@ impl VirtioDevice for Net {
             features: 1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_MTU,
             queue_sizes: &QUEUE_SIZES,
             config,
+            dials: vec![self.receiving.dial(), self.sending.dial()],
         }
     }
 
@@ -231,11 +273,16 @@ impl VirtioDevice for Net {
             self.watch.events(&mut events);
             self.tap.ready = !self.tap.dead;
         }
+        self.sending.heed();
+        self.receiving.heed();
+        self.turn = None;
         self.send(rings);
         self.receive(rings);
+        self.watch.until(self.turn);
     }
 
     fn reset(&mut self) {
+        self.watch.disarm();
         (self.tap.ready, self.tap.held) = (false, None);
         self.watch.remove(&self.tap.file);
     }
@@ -243,6 +290,18 @@ impl VirtioDevice for Net {
     fn host_events(&self) -> Option<BorrowedFd<'_>> {
         Some(self.watch.as_fd())
     }
+}
+
+/// What a frame costs: its bytes without the header of virtio.
+fn on_the_wire(bytes: usize) -> u64 {
+    bytes.saturating_sub(HEADER_BYTES) as u64
+}
+
+/// Makes no call to a file wait. What is asked of a socket here works for every file.
+fn without_waiting(file: File) -> io::Result<File> {
+    let any = UnixStream::from(OwnedFd::from(file));
+    any.set_nonblocking(true)?;
+    Ok(OwnedFd::from(any).into())
 }
 
 impl Tap {
@@ -280,11 +339,6 @@ impl Tap {
         bytes >= HEADER_BYTES + ETHERNET_BYTES
             && u32::from(flags) & VIRTIO_NET_HDR_F_NEEDS_CSUM == 0
             && u32::from(segmentation) == VIRTIO_NET_HDR_GSO_NONE
-    }
-
-    /// The frame that the guest has not been given, with its header.
-    fn frame(&self) -> Option<&[u8]> {
-        self.incoming.get(..self.held?)
     }
 
     /// Sends a frame, with its header, or loses it.

@@ -313,6 +313,8 @@ pub enum Answer {
     Failed(u32, Nonsense),
     /// None yet: the device comes back to the chain with [`Rings::revisit`], and says this of no chain that waits already.
     Later,
+    /// None yet, nor to any chain behind it; the device sees to it that it has a turn then. Never said in a revisit.
+    Wait,
 }
 
 impl Rings {
@@ -344,6 +346,7 @@ impl Rings {
                     Answer::Used(len) => self.push(index, chain, len),
                     Answer::Failed(len, nonsense) => self.fail(index, chain, len, nonsense),
                     Answer::Later => self.put_aside(index, chain.head),
+                    Answer::Wait => return self.unpop(index),
                 }
             } else if self.listen(index) {
                 self.quiet(index);
@@ -377,7 +380,7 @@ impl Rings {
         match serve(&self.ram, chain) {
             Answer::Used(len) => self.push(index, chain, len),
             Answer::Failed(len, nonsense) => self.fail(index, chain, len, nonsense),
-            Answer::Later => self.aside.push((index, raw)),
+            Answer::Later | Answer::Wait => self.aside.push((index, raw)),
         }
     }
 

@@ -47,6 +47,7 @@ impl VirtioDevice for Rng {
             features: 0,
             queue_sizes: &[QUEUE_SIZE],
             config: Vec::new(),
+            dials: Vec::new(),
         }
     }
 

@@ -162,6 +162,7 @@ impl VirtioDevice for Vsock {
             features: 0,
             queue_sizes: &QUEUE_SIZES,
             config: self.muxer.guest_cid().to_le_bytes().into(),
+            dials: Vec::new(),
         }
     }
 

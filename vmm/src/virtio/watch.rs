@@ -14,14 +14,18 @@ pub(super) const TIMER: u64 = u64::MAX - 1;
 
 /// See the module. Readable when something happened to what is watched.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub struct Watch {
     epoll: Epoll,
     timer: TimerFd,
     armed_for: Option<Instant>,
 }
 
 impl Watch {
-    pub(super) fn new() -> io::Result<Self> {
+    /// Watches nothing yet.
+    ///
+    /// # Errors
+    /// The operating system gives no epoll descriptor or no timer.
+    pub fn new() -> io::Result<Self> {
         let (epoll, timer) = (Epoll::new()?, TimerFd::new()?);
         let watch = Watch { epoll, timer, armed_for: None };
         watch.add(&watch.timer, TIMER, EventSet::IN)?;
@@ -61,9 +65,14 @@ impl Watch {
         }
     }
 
-    /// When the timer fires, or fired.
-    pub(super) fn armed_for(&self) -> Option<Instant> {
-        self.armed_for
+    /// Makes the timer fire at `deadline` at the latest, or not at all; whether it fired does not matter.
+    pub(super) fn until(&mut self, deadline: Option<Instant>) {
+        let Some(deadline) = deadline else { return self.disarm() };
+        // One that fires early costs a turn; setting it anew for every request would cost more.
+        if self.armed_for.is_some_and(|at| at <= Instant::now()) {
+            self.disarm();
+        }
+        self.arm(deadline);
     }
 
     /// The timer fired, or is not needed any more.

@@ -1,6 +1,6 @@
 //! Vectored reads and writes between a file and guest RAM.
 
-#![expect(unsafe_code, reason = "preadv and pwritev into memory that no reference may point to")]
+#![expect(unsafe_code, reason = "preadv2 and pwritev2 into memory that no reference may point to")]
 
 use std::fs::File;
 use std::io;
@@ -31,7 +31,7 @@ impl Transfer<'_> {
             let count = libc::c_int::try_from(vectors.len()).unwrap_or(0);
             // SAFETY: each vector covers guest RAM mapped for as long as `self.ram` is borrowed; the kernel writes there, and
             // no reference to guest RAM exists anywhere. The descriptor is open.
-            unsafe { libc::preadv(self.file.as_raw_fd(), vectors.as_ptr(), count, offset) }
+            unsafe { libc::preadv2(self.file.as_raw_fd(), vectors.as_ptr(), count, offset, 0) }
         })
     }
 
@@ -39,8 +39,8 @@ impl Transfer<'_> {
     pub(super) fn write(&self, segments: &[Segment], skip: u64, bytes: u64) -> io::Result<()> {
         self.run(segments, skip, bytes, |vectors, offset| {
             let count = libc::c_int::try_from(vectors.len()).unwrap_or(0);
-            // SAFETY: as for `preadv`, with the kernel only reading guest RAM.
-            unsafe { libc::pwritev(self.file.as_raw_fd(), vectors.as_ptr(), count, offset) }
+            // SAFETY: as for `preadv2`, with the kernel only reading guest RAM.
+            unsafe { libc::pwritev2(self.file.as_raw_fd(), vectors.as_ptr(), count, offset, 0) }
         })
     }
 

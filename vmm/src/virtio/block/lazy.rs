@@ -20,7 +20,6 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -69,7 +68,6 @@ pub(super) struct Lazy {
     /// Requests that are aside, in the order of their deadlines.
     waiting: Vec<Waiting>,
     timeout: Duration,
-    watch: Watch,
 }
 
 /// A request that is aside.
@@ -111,24 +109,22 @@ impl Lazy {
             in_flight: Vec::with_capacity(IN_FLIGHT_MAX),
             waiting: Vec::new(),
             timeout: spec.timeout,
-            watch: Watch::new().map_err(requests)?,
         })
     }
 
     /// A driver is there: listens to the server.
-    pub(super) fn start(&self) {
+    pub(super) fn start(&self, watch: &Watch) {
         if let Some(server) = &self.server {
             // It was not watched so far; what came meanwhile is reported now.
-            let _ = self.watch.add(&server.socket, SERVER, EventSet::IN);
+            let _ = watch.add(&server.socket, SERVER, EventSet::IN);
         }
     }
 
     /// No driver is there: forgets what it asked for, and is quiet.
-    pub(super) fn stop(&mut self) {
+    pub(super) fn stop(&mut self, watch: &Watch) {
         self.waiting.clear();
-        self.watch.disarm();
         if let Some(server) = &self.server {
-            self.watch.remove(&server.socket);
+            watch.remove(&server.socket);
         }
     }
 
@@ -149,20 +145,20 @@ impl Lazy {
     }
 
     /// Takes the server's answers, at most as many as it owes.
-    pub(super) fn listen(&mut self) {
+    pub(super) fn listen(&mut self, watch: &Watch) {
         while let Some(server) = &mut self.server {
             match server.receive() {
-                Ok(Some((chunk, status))) => self.take(chunk, status),
+                Ok(Some((chunk, status))) => self.take(chunk, status, watch),
                 Ok(None) => return,
-                Err(error) => self.hang_up(format_args!("{error}")),
+                Err(error) => self.hang_up(watch, format_args!("{error}")),
             }
         }
     }
 
-    fn take(&mut self, chunk: u64, status: u32) {
+    fn take(&mut self, chunk: u64, status: u32, watch: &Watch) {
         let Some(place) = self.in_flight.iter().position(|asked| *asked == chunk) else {
-            return self
-                .hang_up(format_args!("an answer for chunk {chunk}, which it was not asked"));
+            let why = format_args!("an answer for chunk {chunk}, which it was not asked");
+            return self.hang_up(watch, why);
         };
         self.in_flight.swap_remove(place);
         if status == 0 && self.presence.holds(chunk) {
@@ -174,7 +170,7 @@ impl Lazy {
     }
 
     /// Asks for the absent chunks of the requests that are aside, the oldest first.
-    pub(super) fn ask(&mut self) {
+    pub(super) fn ask(&mut self, watch: &Watch) {
         let Lazy { presence, server: Some(server), in_flight, waiting, .. } = self else { return };
         for waiting in waiting {
             waiting.next = waiting.next.max(waiting.chunks.start);
@@ -188,7 +184,7 @@ impl Lazy {
                         Ok(()) => in_flight.push(chunk),
                         // It does not read: the rest waits its turn.
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                        Err(error) => return self.hang_up(format_args!("{error}")),
+                        Err(error) => return self.hang_up(watch, format_args!("{error}")),
                     }
                 }
                 waiting.next = chunk.saturating_add(1);
@@ -196,13 +192,14 @@ impl Lazy {
         }
     }
 
-    /// Calls `done` for each request that needs to wait no longer, with its head and whether its chunks are there.
-    pub(super) fn settle(&mut self, mut done: impl FnMut(&Presence, u16, bool)) {
+    /// Calls `done` for each request that needs to wait no longer, with its head and whether its chunks are there. When the
+    /// first of the others may wait no longer.
+    pub(super) fn settle(&mut self, mut done: impl FnMut(&Presence, u16, bool)) -> Option<Instant> {
         if self.waiting.is_empty() {
-            return;
+            return None;
         }
         let now = Instant::now();
-        let Lazy { presence, server, waiting, watch, .. } = self;
+        let Lazy { presence, server, waiting, .. } = self;
         waiting.retain_mut(|waiting| {
             waiting.chunks.start = presence.absent(waiting.chunks.clone()).start;
             let there = waiting.chunks.is_empty();
@@ -212,27 +209,16 @@ impl Lazy {
             }
             !there && !over
         });
-        let Some(first) = waiting.first() else { return watch.disarm() };
-        if watch.armed_for().is_some_and(|at| at <= now) {
-            watch.disarm();
-        }
-        // A timer that is armed is armed for this request or one before it.
-        watch.arm(first.deadline);
+        waiting.first().map(|first| first.deadline)
     }
 
     /// The server is of no use any more. Dropping its socket is all that is needed to be rid of its events.
-    fn hang_up(&mut self, why: std::fmt::Arguments<'_>) {
+    fn hang_up(&mut self, watch: &Watch, why: std::fmt::Arguments<'_>) {
         if let Some(server) = self.server.take() {
-            self.watch.remove(&server.socket);
+            watch.remove(&server.socket);
             self.in_flight.clear();
             log(format_args!("block: chunks that are absent are errors from now on: {why}"));
         }
-    }
-}
-
-impl AsFd for Lazy {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.watch.as_fd()
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::limiter::Limit;
 use crate::virtio::driver::{
     Buffer, DATA, GuestDriver, HIGH, REGION_BYTES, ram, readable, writable,
 };
@@ -35,12 +36,10 @@ fn disk_bytes() -> Vec<u8> {
 fn rig(read_only: bool) -> Rig {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&disk_bytes()).unwrap();
-    let spec = BlockSpec {
-        file: file.try_clone().unwrap(),
-        read_only,
-        serial: "disk-7".to_owned(),
-        lazy: None,
-    };
+    rig_of(BlockSpec::new(file.try_clone().unwrap(), read_only, "disk-7"), file)
+}
+
+fn rig_of(spec: BlockSpec, file: File) -> Rig {
     let ram = ram().unwrap();
     let device = Block::new(spec).unwrap();
     let mut driver = GuestDriver::new(Box::new(device), ram).unwrap();
@@ -272,17 +271,15 @@ fn disks_too_small_are_refused_and_odd_sizes_rounded_down() {
     for (bytes, expect) in [(0, None), (511, None), (512, Some(1)), (1535, Some(2))] {
         let file = tempfile::tempfile().unwrap();
         file.set_len(bytes).unwrap();
-        let block =
-            Block::new(BlockSpec { file, read_only: true, serial: "d".to_owned(), lazy: None });
+        let block = Block::new(BlockSpec::new(file, true, "d"));
         assert_eq!(block.ok().map(|it| it.sectors()), expect, "{bytes} bytes");
     }
     let file = tempfile::tempfile().unwrap();
-    let error = Block::new(BlockSpec { file, read_only: true, serial: "d".to_owned(), lazy: None })
-        .unwrap_err();
+    let error = Block::new(BlockSpec::new(file, true, "d")).unwrap_err();
     assert_eq!(error.to_string(), "disk d holds 0 bytes, allowed are 512 and more");
     let file = tempfile::tempfile().unwrap();
     let serial = "a serial of 21 bytes.".to_owned();
-    let error = Block::new(BlockSpec { file, read_only: true, serial, lazy: None }).unwrap_err();
+    let error = Block::new(BlockSpec::new(file, true, &serial)).unwrap_err();
     assert!(matches!(error, BlockError::Serial { .. }));
 }
 
@@ -290,12 +287,7 @@ fn disks_too_small_are_refused_and_odd_sizes_rounded_down() {
 fn a_file_that_cannot_be_written_gives_errors_and_not_a_dead_device() {
     let named = tempfile::NamedTempFile::new().unwrap();
     named.as_file().set_len(4096).unwrap();
-    let spec = BlockSpec {
-        file: File::open(named.path()).unwrap(),
-        read_only: false,
-        serial: "d".to_owned(),
-        lazy: None,
-    };
+    let spec = BlockSpec::new(File::open(named.path()).unwrap(), false, "d");
     let ram = ram().unwrap();
     let mut driver = GuestDriver::new(Box::new(Block::new(spec).unwrap()), ram).unwrap();
     let offered = driver.offered();
@@ -373,4 +365,70 @@ proptest! {
         file.read_to_end(&mut disk).unwrap();
         prop_assert_eq!(disk, model);
     }
+}
+
+/// A disk with so many bytes and requests a second.
+fn limited(bandwidth: u64, operations: u64) -> Rig {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&disk_bytes()).unwrap();
+    let spec = BlockSpec::new(file.try_clone().unwrap(), false, "disk-8");
+    let [bandwidth, operations] = [bandwidth, operations].map(|rate| Limit::new(rate, None));
+    rig_of(BlockSpec { limits: Limits { bandwidth, operations }, ..spec }, file)
+}
+
+#[test]
+fn a_disk_over_its_limit_leaves_its_queue_and_goes_on_in_order() {
+    for (bandwidth, operations) in [(1, 1 << 20), (1 << 30, 1)] {
+        let mut rig = limited(bandwidth, operations);
+        for sector in 0..5 {
+            rig.driver
+                .write(HEADER_AT + sector * 16, &[&[0; 8][..], &sector.to_le_bytes()].concat());
+            let buffer = writable(BUFFER_AT + sector * 512, 512);
+            let status = writable(STATUS_AT + sector, 1);
+            rig.driver.offer(0, &[readable(HEADER_AT + sector * 16, 16), buffer, status]);
+        }
+        rig.driver.kick(0);
+        rig.driver.run(0);
+        assert_eq!(rig.driver.run(0), 0, "a queue that waits keeps nothing awake");
+        let first = std::iter::from_fn(|| rig.driver.used(0)).count();
+        assert!((1..5).contains(&first), "{first}");
+        assert!(rig.driver.device().set_limits(0, Limits::default()));
+        rig.driver.run(0);
+        let heads: Vec<_> = std::iter::from_fn(|| rig.driver.used(0)).collect();
+        let expect: Vec<_> = (0..5).skip(first).map(|number| (number * 3, 513)).collect();
+        assert_eq!(heads, expect);
+        assert_eq!(rig.driver.read(BUFFER_AT, 5 * 512), disk_bytes()[..5 * 512]);
+        assert!(!rig.driver.device().set_limits(1, Limits::default()));
+    }
+}
+
+#[test]
+fn a_request_that_waits_is_served_when_its_time_has_come_and_a_reset_forgets_it() {
+    let mut rig = limited(10_000, 1 << 20);
+    let read = |rig: &mut Rig| rig.offer(0, 0, &[writable(BUFFER_AT, 1536)]);
+    read(&mut rig);
+    rig.driver.kick(0);
+    rig.driver.run(0);
+    read(&mut rig);
+    rig.driver.kick(0);
+    while rig.driver.used(0).is_some() {}
+    while rig.driver.used(0).is_none() {
+        assert!(rig.driver.run(10_000) > 0, "nothing wakes the device");
+    }
+    read(&mut rig);
+    rig.driver.kick(0);
+    rig.driver.run(0);
+    // What it took before the reset is taken.
+    assert!(
+        rig.driver
+            .device()
+            .set_limits(0, Limits { bandwidth: Limit::new(1, None), operations: None })
+    );
+    assert!(rig.driver.start(1 << 32));
+    rig.driver.run(0);
+    assert_eq!(rig.driver.run(0), 0);
+    read(&mut rig);
+    rig.driver.kick(0);
+    rig.driver.run(0);
+    assert_eq!(rig.driver.used(0), None);
 }

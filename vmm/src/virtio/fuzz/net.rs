@@ -6,6 +6,7 @@ use super::super::net::{ETHERNET_BYTES, HEADER_BYTES, Net, NetSpec};
 use super::{
     CHECK_AT, DATA, HIGH, Script, any_step, check, drain, driver_for, readable, rest, writable,
 };
+use crate::limiter::Limits;
 use crate::virtio::driver::GuestDriver;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -23,7 +24,9 @@ pub fn net(data: &[u8]) {
         return;
     }
     let tap = std::os::fd::OwnedFd::from(tap).into();
-    let Ok(device) = Net::new(NetSpec { tap, mac: MAC, mtu: MTU }) else { return };
+    let spec =
+        NetSpec { tap, mac: MAC, mtu: MTU, receive: Limits::default(), send: Limits::default() };
+    let Ok(device) = Net::new(spec) else { return };
     let Some(mut driver) = driver_for(Box::new(device)) else { return };
     let mut host = Some(host);
     while !script.is_empty() {

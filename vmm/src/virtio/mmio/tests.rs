@@ -38,6 +38,7 @@ impl VirtioDevice for Echo {
             features: FEATURE,
             queue_sizes: &[16, 8],
             config: vec![1, 2, 3, 4, 5],
+            dials: vec![],
         }
     }
 
@@ -462,7 +463,14 @@ struct Slow {
 
 impl VirtioDevice for Slow {
     fn traits(&self) -> DeviceTraits {
-        DeviceTraits { name: "slow", device_id: 1, features: 0, queue_sizes: &[16], config: vec![] }
+        DeviceTraits {
+            name: "slow",
+            device_id: 1,
+            features: 0,
+            queue_sizes: &[16],
+            config: vec![],
+            dials: vec![],
+        }
     }
 
     fn activate(&mut self, _features: u64) {}

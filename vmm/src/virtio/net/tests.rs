@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::*;
+use crate::limiter::Limit;
 use crate::virtio::driver::{
     Buffer, DATA, GuestDriver, HIGH, NEXT, REGION_BYTES, TURNS_MAX, WRITE, ram, readable,
     ring_addresses, writable,
@@ -28,11 +29,15 @@ struct Rig {
     host: File,
 }
 
+fn spec(tap: File, mtu: u16) -> NetSpec {
+    NetSpec { tap, mac: MAC, mtu, receive: Limits::default(), send: Limits::default() }
+}
+
 fn net(mtu: u16) -> (Net, File) {
     let (host, tap) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::NONBLOCK, None)
             .unwrap();
-    (Net::new(NetSpec { tap: tap.into(), mac: MAC, mtu }).unwrap(), host.into())
+    (Net::new(spec(tap.into(), mtu)).unwrap(), host.into())
 }
 
 fn rig() -> Rig {
@@ -107,7 +112,7 @@ fn the_guest_sees_its_address_and_mtu_and_no_offloads() {
 #[test]
 fn a_file_that_cannot_be_waited_for_is_no_tap() {
     let tap = tempfile::tempfile().unwrap();
-    assert!(Net::new(NetSpec { tap, mac: MAC, mtu: MTU }).is_err());
+    assert!(Net::new(spec(tap, MTU)).is_err());
 }
 
 #[test]
@@ -408,6 +413,74 @@ fn no_read_of_a_tap_that_was_given_blocking_blocks() {
     let (_host, tap) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::empty(), None).unwrap();
     let tap: OwnedFd = tap;
-    let net = Net::new(NetSpec { tap: tap.into(), mac: MAC, mtu: MTU }).unwrap();
+    let net = Net::new(spec(tap.into(), MTU)).unwrap();
     assert_eq!((&net.tap.file).read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+/// As `rig`, with so many bytes a second each way.
+fn limited(receive: u64, send: u64) -> Rig {
+    let (host, tap) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::NONBLOCK, None)
+            .unwrap();
+    let limits = |rate| Limits { bandwidth: Limit::new(rate, None), operations: None };
+    let spec = spec(tap.into(), MTU);
+    let spec = NetSpec { receive: limits(receive), send: limits(send), ..spec };
+    let device = Box::new(Net::new(spec).unwrap());
+    let mut driver = GuestDriver::new(device, ram().unwrap()).unwrap();
+    assert!(driver.start(1 << 32));
+    driver.run(0);
+    Rig { driver, host: host.into() }
+}
+
+#[test]
+fn a_direction_over_its_limit_waits_and_the_other_goes_on() {
+    // A token a second: the first frame leaves a debt of most of a minute.
+    for queue in [RECEIVE, SEND] {
+        let mut rig = if queue == RECEIVE { limited(1, 1 << 30) } else { limited(1 << 30, 1) };
+        for slot in 0..4 {
+            rig.offer(slot, 2048);
+            rig.arrive(&frame(0, [9; 6], 60));
+        }
+        for _ in 0..4 {
+            rig.send(&frame(0, MAC, 60));
+        }
+        assert_eq!(rig.driver.run(0), 0, "a queue that waits keeps nothing awake");
+        let moved =
+            [RECEIVE, SEND].map(|queue| std::iter::from_fn(|| rig.driver.used(queue)).count());
+        let sent = std::iter::from_fn(|| rig.sent()).count();
+        let expect = if queue == RECEIVE { [1, 4] } else { [4, 1] };
+        assert_eq!((moved, sent), (expect, expect[1]));
+        // A reset fills no bucket.
+        assert!(rig.driver.start(1 << 32));
+        rig.driver.run(0);
+        rig.offer(0, 2048);
+        rig.arrive(&frame(0, [9; 6], 60));
+        rig.send(&frame(0, MAC, 60));
+        assert_eq!(rig.driver.used(queue), None);
+        // Without limits what waited moves, in its order, at once.
+        let dial = usize::from(queue == SEND);
+        assert!(rig.driver.device().set_limits(dial, Limits::default()));
+        rig.driver.run(0);
+        assert!(rig.driver.used(queue).is_some());
+        assert!(!rig.driver.device().set_limits(2, Limits::default()));
+    }
+}
+
+#[test]
+fn a_frame_that_waits_moves_when_its_time_has_come() {
+    let mut rig = limited(10_000, 10_000);
+    for slot in 0..2 {
+        rig.offer(slot, 2048);
+        // A debt of a tenth of a second.
+        rig.arrive(&frame(0, [9; 6], 1500));
+        rig.send(&frame(0, MAC, 1500));
+    }
+    let mut moved = [0, 0];
+    while moved != [2, 2] {
+        assert!(rig.driver.run(10_000) > 0, "nothing wakes the device");
+        for queue in [RECEIVE, SEND] {
+            moved[queue] += std::iter::from_fn(|| rig.driver.used(queue)).count();
+        }
+    }
+    assert_eq!(rig.driver.run(0), 0);
 }

@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -83,12 +83,8 @@ fn parts(bytes: u64, timeout: Duration, kind: SocketType) -> Parts {
         requests: UnixStream::from(theirs),
         timeout,
     };
-    let spec = BlockSpec {
-        file: disk.try_clone().unwrap(),
-        read_only: true,
-        serial: "disk-9".to_owned(),
-        lazy: Some(lazy),
-    };
+    let spec = BlockSpec::new(disk.try_clone().unwrap(), true, "disk-9");
+    let spec = BlockSpec { lazy: Some(lazy), ..spec };
     (spec, disk, presence, server)
 }
 
