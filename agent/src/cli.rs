@@ -15,6 +15,7 @@ use crate::function::{FunctionError, FunctionSpec};
 use crate::images::{FOLDER_VARIABLE, Images, ImagesError};
 use crate::invocation::Answered;
 use crate::limits::{INIT_TIMEOUT_DEFAULT_S, MEMORY_DEFAULT_MB, TIMEOUT_DEFAULT_S};
+use crate::posture::{self, Posture};
 use crate::report::LogFormat;
 use crate::run::{Code, Interrupts, RunEnd, RunError, RunSpec, is_function_fault, run};
 
@@ -200,7 +201,9 @@ fn doctor_command(arguments: &DoctorArguments) -> u8 {
         Ok(images) => images,
         Err(error) => return fail(&error),
     };
-    let diagnosis = doctor::diagnose(&images);
+    let mut diagnosis = doctor::diagnose(&images);
+    let posture = Posture::of(&posture::Files::of_this_host());
+    diagnosis.findings.extend(posture.findings());
     let text = if arguments.json { diagnosis.to_json().to_string() } else { diagnosis.to_text() };
     if print(text.as_bytes()).is_err() || !diagnosis.kind.can_run_guests() {
         return EXIT_FAILURE;

@@ -14,6 +14,7 @@ use crate::limits::{
     ARTIFACT_IDLE_TIMEOUT, ARTIFACT_READ_TIMEOUT, HANG_TIMEOUT, IDLE_TIMEOUT_DEFAULT, LEASE_MAX,
     RESERVATION_LIFETIME, TIMEOUT_MAX_S,
 };
+use crate::posture::Flaw;
 use value::{HumanDuration, HumanSize, Listen, SocketPath};
 
 pub mod check;
@@ -218,22 +219,25 @@ pub enum LogFormat {
 }
 
 /// What is asked of the host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Host {
-    /// What to do on a host on which tenants could learn of each other: kernel same-page merging, swap, sibling threads shared, a
-    /// processor's flaw not mitigated.
-    pub posture: Posture,
+    /// What to do on a host on which tenants could learn of each other, or what they hold could outlive them. The metric
+    /// votive_host_flaws tells each flaw.
+    pub posture: OnFlaw,
+    /// Flaws that this host may have although posture is refuse.
+    pub accept: Vec<Flaw>,
 }
 
-/// What to do on a host whose posture is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// What to do on a host with a flaw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Posture {
+pub enum OnFlaw {
+    /// do not start, unless accept names it
+    #[default]
+    Refuse,
     /// tell each flaw in the log and go on
     Warn,
-    /// do not start
-    Refuse,
 }
 
 impl Default for Lease {
@@ -293,12 +297,6 @@ impl Default for Metrics {
 impl Default for Log {
     fn default() -> Self {
         Self { level: String::from("info"), format: LogFormat::Text }
-    }
-}
-
-impl Default for Host {
-    fn default() -> Self {
-        Self { posture: Posture::Warn }
     }
 }
 

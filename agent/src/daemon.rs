@@ -21,7 +21,7 @@ use crate::cgroup::{CgroupError, Cgroups};
 use crate::config::check;
 use crate::config::place::{NoPlace, Places, Surroundings};
 use crate::config::value::Listen;
-use crate::config::{self, Config, ConfigError, Posture};
+use crate::config::{self, Config, ConfigError, OnFlaw};
 use crate::control::{ControlError, ControlLimits, ControlServer, ControlSpec, Renewal};
 use crate::daemon::endpoint::Endpoint;
 use crate::daemon::lock::{LockError, StateLock};
@@ -30,6 +30,8 @@ use crate::daemon::signals::{Asked, Signals};
 use crate::doctor::{self, Finding};
 use crate::images::{Images, ImagesError};
 use crate::metrics::exporter::{Exporter, ExporterError, UPKEEP_INTERVAL};
+use crate::metrics::host;
+use crate::posture::{self, Posture};
 use crate::worker::WorkerHandle;
 
 mod artifacts;
@@ -39,7 +41,6 @@ pub mod leftovers;
 pub mod lock;
 pub mod logging;
 mod manual;
-pub mod posture;
 pub mod pulse;
 mod service;
 pub mod signals;
@@ -150,7 +151,7 @@ pub fn run(config: &Config) -> Result<DaemonEnd, DaemonError> {
         return Err(DaemonError::Files(wrong));
     }
     let images = config.worker.find_images()?;
-    look_at_host(config, &images)?;
+    let posture = look_at_host(config, &images)?;
     let lock = StateLock::take(&places.state_dir)?;
     leftovers::sweep(&lock, images.vmm(), &places.state_dir);
     let cgroups = open_cgroups(config)?;
@@ -158,7 +159,8 @@ pub fn run(config: &Config) -> Result<DaemonEnd, DaemonError> {
     // Several threads: a guest's TLS or a large payload on one of them holds up no other guest.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(DaemonError::Loop)?;
-    let ended = runtime.block_on(serve(config, &places, images, cgroups, origin));
+    let serving = serve(config, &places, &posture, images, cgroups, origin);
+    let ended = runtime.block_on(serving);
     // A task that still computes cannot hold the process back.
     runtime.shutdown_timeout(END_PATIENCE);
     drop(lock);
@@ -166,7 +168,7 @@ pub fn run(config: &Config) -> Result<DaemonEnd, DaemonError> {
 }
 
 /// Tells what the host is like, and refuses one that cannot run guests, or must not.
-fn look_at_host(config: &Config, images: &Images) -> Result<(), DaemonError> {
+fn look_at_host(config: &Config, images: &Images) -> Result<Posture, DaemonError> {
     let diagnosis = doctor::diagnose(images);
     if !diagnosis.kind.can_run_guests() {
         let kvm = diagnosis.findings.iter().find(|finding| finding.subject == "KVM");
@@ -177,15 +179,16 @@ fn look_at_host(config: &Config, images: &Images) -> Result<(), DaemonError> {
     for finding in &diagnosis.findings {
         tracing::info!(subject = finding.subject, ok = finding.ok, "{}", finding.text);
     }
-    let posture = posture::findings(&posture::Files::of_this_host());
-    let flaws: Vec<_> = posture.into_iter().filter(|finding| !finding.ok).collect();
-    for flaw in &flaws {
-        let fix = flaw.fix.as_deref().unwrap_or_default();
-        tracing::warn!(subject = flaw.subject, fix, "host posture: {}", flaw.text);
+    let posture = Posture::of(&posture::Files::of_this_host());
+    let host = &config.host;
+    for finding in posture.findings().iter().filter(|finding| !finding.ok) {
+        let fix = finding.fix.as_deref().unwrap_or_default();
+        tracing::warn!(subject = finding.subject, fix, "host posture: {}", finding.text);
     }
-    match config.host.posture {
-        Posture::Refuse if !flaws.is_empty() => Err(DaemonError::Posture(flaws)),
-        Posture::Refuse | Posture::Warn => Ok(()),
+    let unaccepted = posture.unaccepted(&host.accept);
+    match host.posture {
+        OnFlaw::Refuse if !unaccepted.is_empty() => Err(DaemonError::Posture(unaccepted)),
+        OnFlaw::Refuse | OnFlaw::Warn => Ok(posture),
     }
 }
 
@@ -215,12 +218,14 @@ struct Around {
 async fn serve(
     config: &Config,
     places: &Places,
+    posture: &Posture,
     images: Images,
     cgroups: Option<Cgroups>,
     origin: Option<Origin>,
 ) -> Result<DaemonEnd, DaemonError> {
     let mut signals = Signals::listen().map_err(DaemonError::Loop)?;
     let exporter = Exporter::install()?;
+    host::tell(posture);
     let control = bind_control(config, places).await?;
     let metrics = bind_metrics(config).await?;
     let addresses: Vec<_> = control.addresses().iter().map(ToString::to_string).collect();

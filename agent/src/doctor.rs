@@ -99,9 +99,9 @@ impl Diagnosis {
         let mut lines = Vec::new();
         for finding in &self.findings {
             let sign = if finding.ok { "ok " } else { "NO " };
-            lines.push(format!("{sign} {:<12} {}", finding.subject, finding.text));
+            lines.push(format!("{sign} {:<18} {}", finding.subject, finding.text));
             if let Some(fix) = &finding.fix {
-                lines.push(format!("    {:<12} fix: {fix}", ""));
+                lines.push(format!("    {:<18} fix: {fix}", ""));
             }
         }
         let verdict = if self.kind.can_run_guests() {

@@ -30,6 +30,7 @@ pub mod link;
 pub mod log;
 pub mod metrics;
 pub mod microvm;
+pub mod posture;
 pub mod report;
 pub mod run;
 pub mod scratch;

@@ -14,6 +14,7 @@ use metrics::{
 pub mod artifacts;
 pub mod exporter;
 pub mod function;
+pub mod host;
 pub mod worker;
 
 #[cfg(test)]
@@ -124,6 +125,9 @@ metrics! {
         "vCPUs for functions: total and used.";
     FUNCTION_VERSIONS "votive_function_versions" Gauge Count &[],
         "Function versions that are registered.";
+
+    HOST_FLAWS "votive_host_flaws" Gauge Count &["flaw"],
+        "Flaws of the host's posture: 1 for each that the host has, accepted or not.";
 
     ARTIFACT_IMAGES "votive_artifact_images" Gauge Count &[],
         "Images of artifacts in memory.";

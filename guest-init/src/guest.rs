@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod file_systems;
+mod filter;
 mod process;
 mod system;
 mod vsock;

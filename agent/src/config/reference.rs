@@ -60,7 +60,9 @@ fn description(schema: &Value) -> String {
 }
 
 fn field(name: &str, schema: &Value, default: &Value) -> Field {
-    let variants = schema["oneOf"].as_array().into_iter().flatten();
+    // Of a list, those of its items.
+    let listed = schema["items"]["oneOf"].as_array();
+    let variants = schema["oneOf"].as_array().or(listed).into_iter().flatten();
     let values: Vec<_> = variants
         .filter_map(|value| Some((value["const"].as_str()?.to_owned(), description(value))))
         .collect();
@@ -71,6 +73,7 @@ fn field(name: &str, schema: &Value, default: &Value) -> Field {
         other => other.as_str(),
     };
     let kind = match (own["format"].as_str(), plain) {
+        _ if listed.is_some() => "list of",
         _ if !values.is_empty() => "one of",
         (Some("uint32"), _) | (None, Some("integer")) => "integer",
         (Some(format), _) => format,

@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::leftovers::processes;
 use super::lock::{LOCK_FILE, LockError, StateLock};
 use super::logging::priority;
-use super::posture::{Files, findings};
 use super::pulse::{ANSWER_MAX, Pulse, status_line};
 use super::start::worker_config;
 use crate::clock::Moment;
@@ -24,38 +23,6 @@ fn files(entries: &[(&str, &str)]) -> tempfile::TempDir {
         std::fs::write(path, text).unwrap();
     }
     folder
-}
-
-fn flaws(entries: &[(&str, &str)]) -> Vec<String> {
-    let folder = files(entries);
-    let found = findings(&Files::below(folder.path()));
-    let flaws = found.into_iter().filter(|finding| !finding.ok);
-    flaws.map(|finding| format!("{}: {}", finding.subject, finding.text)).collect()
-}
-
-#[test]
-fn each_flaw_of_a_host_is_told() {
-    const SWAPS: &str = "Filename Type Size Used Priority\n";
-    let vulnerability = "sys/devices/system/cpu/vulnerabilities/";
-    let good = [
-        ("sys/kernel/mm/ksm/run", "0\n"),
-        ("sys/devices/system/cpu/smt/active", "0\n"),
-        ("proc/swaps", SWAPS),
-        (&format!("{vulnerability}l1tf"), "Not affected\n"),
-        (&format!("{vulnerability}mds"), "Mitigation: Clear CPU buffers; SMT vulnerable\n"),
-    ];
-    assert_eq!(flaws(&good), Vec::<String>::new());
-    assert_eq!(flaws(&[]), Vec::<String>::new());
-    let bad = [
-        ("sys/kernel/mm/ksm/run", "1\n"),
-        ("sys/devices/system/cpu/smt/active", "1\n"),
-        ("proc/swaps", &format!("{SWAPS}/dev/sda2 partition 8 0 -2\n")),
-        (&format!("{vulnerability}mds"), "Vulnerable: no microcode\n"),
-    ];
-    let told = flaws(&bad);
-    let subjects: Vec<_> = told.iter().filter_map(|text| text.split(':').next()).collect();
-    assert_eq!(subjects, ["KSM", "swap", "SMT", "processor"]);
-    assert_eq!(told[3], "processor: mds: Vulnerable: no microcode");
 }
 
 #[test]

@@ -56,6 +56,7 @@ impl Bed {
              control.keys = \"{root}/keys/worker\"\n\
              metrics.listen = \"127.0.0.1:0\"\n\
              environments.cgroups = \"off\"\n\
+             host.posture = \"warn\"\n\
              log.format = \"json\"\n{more}",
             vmm.display()
         );

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::SystemTime;
 
 use rustix::process::Signal;
+use votive_agent::posture::{Files, Flaw, Posture};
 use votive_control::identity::Holder;
 use votive_control::keys;
 
@@ -23,6 +24,7 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("an_agent_that_was_killed_starts_again", killed),
     ("sighup_reads_the_certificates_again", renewal),
     ("a_host_without_kvm_is_refused_with_the_reason", no_kvm),
+    ("a_flaw_of_the_host_is_refused_until_it_is_accepted_by_name", posture),
     ("what_is_wrong_is_told_and_nothing_starts", refusals),
     ("a_configuration_is_checked_with_its_files", checks),
     ("the_manual_and_the_help_tell_every_field", manual),
@@ -203,6 +205,34 @@ fn no_kvm() {
     assert!(!bed.path("state").exists());
 }
 
+/// On a host without any flaw, this shows that none is made up.
+fn posture() {
+    let flaws = Posture::of(&Files::of_this_host()).flaws;
+    let configured = |line: &str| {
+        let bed = Bed::new();
+        let text = std::fs::read_to_string(bed.path("agent.toml")).unwrap();
+        std::fs::write(bed.path("agent.toml"), text.replace("host.posture = \"warn\"", line))
+            .unwrap();
+        bed
+    };
+    if !flaws.is_empty() {
+        let output = configured("").output(&[]);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        for (flaw, seen) in &flaws {
+            assert!(text.contains(&format!("{}: {seen}", flaw.name())), "{text}");
+        }
+    }
+    let names: Vec<_> = flaws.iter().map(|(flaw, _)| flaw.name()).collect();
+    let bed = configured(&format!("host.accept = {names:?}"));
+    let agent = bed.start();
+    for flaw in Flaw::ALL {
+        let series = format!("votive_host_flaws{{flaw=\"{}\"}}", flaw.name());
+        let there = names.contains(&flaw.name());
+        assert_eq!(agent.metric(&series), Some(f64::from(u8::from(there))), "{series}");
+    }
+}
+
 fn refusals() {
     let cases: [(&str, i32, &str); 6] = [
         ("nonsense", 2, "agent.toml is wrong"),
@@ -212,7 +242,7 @@ fn refusals() {
             2,
             "lease.duratoin: there is no such field; did you mean duration?",
         ),
-        ("host.posture = 7", 2, "host.posture"),
+        ("host.accept = 7", 2, "host.accept"),
         ("[control]\nunix_socket = \"/s\"", 2, "agent.toml is wrong"),
         ("capacity.memory = \"1KiB\"", 2, "192MiB to 1024TiB are"),
     ];

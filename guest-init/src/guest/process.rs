@@ -15,6 +15,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Resource, Rlimit, WaitOptions, WaitStatus};
 use votive_protocol::{Configure, ExitStatus, FaultCode};
 
+use super::filter;
 use super::system::{self, Forked};
 use crate::environment::{self, BOOTSTRAPS, RUNTIME_API, home};
 use crate::limits::EXTENSIONS_MAX;
@@ -307,7 +308,8 @@ fn give_up_privileges(
     rustix::thread::set_thread_groups(&[])?;
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)?;
-    rustix::thread::set_no_new_privs(true)
+    rustix::thread::set_no_new_privs(true)?;
+    filter::install()
 }
 
 /// Takes the status of children that ended, up to the first that is the runtime or an extension.

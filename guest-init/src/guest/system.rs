@@ -25,7 +25,7 @@ const CAPABILITIES_MAX: usize = 64;
 /// # Safety
 /// The call with these arguments must not break what Rust relies on: pointers must be valid for what the kernel does with
 /// them, and descriptors that it closes or makes must be owned accordingly.
-unsafe fn call(number: u32, arguments: [usize; 5]) -> Result<usize, Errno> {
+pub(super) unsafe fn call(number: u32, arguments: [usize; 5]) -> Result<usize, Errno> {
     let [first, second, third, fourth, fifth] = arguments;
     let result: isize;
     // SAFETY: the x86-64 calling convention of Linux: arguments in these registers, rcx and r11 clobbered, nothing of the

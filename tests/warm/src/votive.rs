@@ -62,7 +62,7 @@ impl Votive {
         let text = format!(
             "worker.id = \"warm\"\nworker.state_dir = \"{0}/state\"\nworker.images = \"{1}\"\n\
              control.unix_socket = \"{0}/s\"\ncontrol.keys = \"{0}/keys/worker\"\n\
-             metrics.listen = \"off\"\n",
+             metrics.listen = \"off\"\nhost.posture = \"warn\"\n",
             root.display(),
             spec.images.display()
         );

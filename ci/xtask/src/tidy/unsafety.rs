@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 /// Every file that suspends the workspace's ban of `unsafe`, for itself or for modules below it.
 const FILES: &[&str] = &[
+    "guest-init/src/guest/filter.rs",
     "guest-init/src/guest/system.rs",
     "guest-init/src/guest/vsock.rs",
     "guest-init/src/main.rs",

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use super::Response;
 
+mod attacks;
+
 /// The paths of CONTRACT 4.5 that a function must not be able to write.
 const READ_ONLY: [&str; 7] =
     ["/", "/var/task", "/opt", "/var/runtime", "/etc", "/usr/bin", "/var/task/bootstrap"];
@@ -29,6 +31,7 @@ pub(super) fn report(next: &Response) -> Value {
         "cwd": std::env::current_dir().ok(),
         "writes": writes,
         "tmp": try_tmp(),
+        "attacks": attacks::tried(),
         "processors": processors(),
         "files": getrlimit(Resource::Nofile).current,
         "pid": std::process::id(),
@@ -37,6 +40,7 @@ pub(super) fn report(next: &Response) -> Value {
         "cgroup": fs::read_to_string("/proc/self/cgroup").unwrap_or_default(),
         "capabilities": status("CapEff:"),
         "no_new_privileges": status("NoNewPrivs:"),
+        "seccomp": status("Seccomp:"),
         "interfaces": interfaces(),
         "hostname": rustix::system::uname().nodename().to_string_lossy(),
         "year": year(),

@@ -14,6 +14,7 @@ pub(super) const CASES: &[(&str, Case)] = &[
     ("everything_but_tmp_is_read_only", read_only),
     ("tmp_holds_512_mb_and_can_be_written", tmp),
     ("the_function_runs_as_an_unprivileged_user", user),
+    ("what_a_function_tries_against_its_microvm_is_refused", attacks),
     ("the_function_sees_one_interface_and_no_descriptors", surroundings),
     ("a_function_of_1770_mb_sees_two_processors", processors),
     ("a_function_of_10240_mb_starts", largest_memory),
@@ -125,6 +126,30 @@ fn user() -> Result<()> {
     ensure!(report["capabilities"] == json!("0000000000000000"), "{report}");
     ensure!(report["cwd"] == json!("/var/task"), "{report}");
     ensure!(report["files"] == json!(1024), "{report}");
+    Ok(())
+}
+
+fn attacks() -> Result<()> {
+    const EPERM: i64 = 1;
+    const ENOENT: i64 = 2;
+    const EACCES: i64 = 13;
+    const EAFNOSUPPORT: i64 = 97;
+    let report = report()?;
+    ensure!(report["seccomp"] == json!("2"), "Seccomp: {}", report["seccomp"]);
+    let attacks = report["attacks"].as_object().ok_or_else(|| anyhow!("no attacks"))?;
+    for (attack, errno) in attacks {
+        let errno = errno.as_i64().unwrap_or_default();
+        let allowed: &[i64] = match attack.as_str() {
+            "local socket" | "IPv4 socket" => &[0],
+            // Not there at all, or not for this user.
+            path if path.starts_with('/') => &[ENOENT, EACCES, EPERM],
+            socket if socket.starts_with("vsock") || socket.ends_with("socket") => &[EAFNOSUPPORT],
+            "see PID 1" => &[ENOENT, EACCES],
+            _ => &[EPERM],
+        };
+        ensure!(allowed.contains(&errno), "{attack}: errno {errno}, not {allowed:?}");
+    }
+    ensure!(attacks.len() == 30, "{} attacks: {attacks:?}", attacks.len());
     Ok(())
 }
 

@@ -150,6 +150,8 @@ impl Worker {
             ("environments.cgroups", text(&"required")),
             // In an emulated machine on a crowded host nothing is hung that takes a second.
             ("environments.hang_timeout", text(&"10s")),
+            // Whatever host the tests run on.
+            ("host.posture", text(&"warn")),
             ("metrics.listen", text(&"127.0.0.1:0")),
             ("log.format", text(&"json")),
             ("log.level", text(&"info,votive_agent=debug")),
