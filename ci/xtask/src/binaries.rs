@@ -60,6 +60,9 @@ pub(crate) const E2E: Program =
 /// The custom runtime of those tests' functions.
 pub(crate) const PROBE: Program =
     Program { package: "votive-e2e", name: "votive-probe", profile: "release" };
+/// The hostile suite.
+pub(crate) const HOSTILE: Program =
+    Program { package: "votive-hostile", name: "votive-hostile", profile: "release" };
 
 /// The demo's function with a bootstrap of its own.
 pub(crate) const FUNCTION: Program =

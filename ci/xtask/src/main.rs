@@ -16,6 +16,7 @@ mod cpio;
 mod debian;
 mod demo;
 mod fuzz;
+mod hostile;
 mod kernel;
 mod labimage;
 mod place;
@@ -50,6 +51,8 @@ enum Verb {
     Bench(bench::BenchArguments),
     /// Feed each parser of foreign bytes with what a fuzzer finds (needs cargo-fuzz and a nightly toolchain).
     Fuzz(fuzz::FuzzArguments),
+    /// Run guests that drive the VMM's devices wrongly, and print what came of each (docs/hostile.md).
+    Hostile(hostile::HostileArguments),
     /// Build what guests are made of; all of it, or one part.
     Image {
         /// The part to build.
@@ -93,6 +96,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Verb::Tidy => tidy_alone(),
         Verb::Bench(arguments) => bench::run(&arguments, &progress),
         Verb::Fuzz(arguments) => fuzz::run(&arguments, &progress).map(|()| ExitCode::SUCCESS),
+        Verb::Hostile(arguments) => hostile::run(&arguments, &progress),
         Verb::Image { part, check_reproducible } => {
             setup::run(&progress)?;
             if check_reproducible {

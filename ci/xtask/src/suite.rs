@@ -12,6 +12,7 @@ use crate::binaries;
 use crate::cache::Cache;
 use crate::check;
 use crate::check::Counts;
+use crate::hostile;
 use crate::image;
 use crate::place::{self, Place};
 use crate::progress::Progress;
@@ -43,6 +44,7 @@ const PARTS: &[Part] = &[
     ("host tests", host),
     ("images", images),
     ("guest tests", guest),
+    ("hostile guests", hostile_guests),
 ];
 
 /// Runs everything; the last line of standard output is `N passed, N failed`.
@@ -162,9 +164,23 @@ fn guest(progress: &Progress) -> Result<Counts> {
     Ok(counts.or_failed(ok && counts.passed > 0))
 }
 
+/// The cases of guests that drive devices wrongly.
+fn hostile_guests(progress: &Progress) -> Result<Counts> {
+    let place = Place::find(&Cache::open()?, progress)?;
+    let step = progress.step("hostile guests");
+    let (counts, ok) = hostile::suite(&place, labs(), progress)?;
+    step.done(&format!("{} passed, {} failed", counts.passed, counts.failed));
+    Ok(counts.or_failed(ok && counts.passed > 0))
+}
+
+/// How many labs run at once.
+fn labs() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(LABS_MAX)
+}
+
 /// The tests in as many labs as this host has processors, a part in each: a lab has one processor.
 fn in_labs(lab: &Lab, cache: &Cache, programs: &[(&PathBuf, &str)]) -> Result<(Counts, bool)> {
-    let labs = std::thread::available_parallelism().map_or(1, usize::from).min(LABS_MAX);
+    let labs = labs();
     let in_lab = |number: usize| -> Result<(Counts, bool)> {
         let mut job = Job::new([E2E_INSIDE]);
         for (program, inside) in programs {

@@ -59,7 +59,8 @@ const BOUNDARIES: &[Boundary] = &[
 ];
 
 /// The crates that run without the standard library.
-const NO_STD: &[&str] = &["protocol/src/lib.rs", "guest-init/src/lib.rs"];
+const NO_STD: &[&str] =
+    &["protocol/src/lib.rs", "guest-init/src/lib.rs", "tests/hostile/guest/src/lib.rs"];
 
 /// The complaints about the workspace in `root`.
 pub(super) fn complaints(root: &Path) -> Result<Vec<String>> {
