@@ -32,6 +32,8 @@ pub struct Served {
     pub operations: u32,
     /// Nanoseconds that its VMM's threads ran for it, but for the vCPU's.
     pub device_ns: u64,
+    /// Calls of the read and write kind that its VMM made for it.
+    pub calls: u64,
 }
 
 impl Neighbour {
@@ -43,7 +45,7 @@ impl Neighbour {
         let files = Files::make()?;
         let listener = UnixListener::bind(path_of(&files.socket(), PORT_ORDERS))?;
         let orders = Orders { case: "innocent".to_owned(), seed: 1, steps: 0, scale: 100 };
-        let mut command = subject.command(&files, &orders, LIFE)?;
+        let mut command = subject.command(&files, &orders, LIFE, None)?;
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().with_context(|| format!("starting {command:?}"))?;
         let accepted = accept(&listener);
@@ -59,14 +61,16 @@ impl Neighbour {
     /// # Errors
     /// It does not answer.
     pub fn order(&mut self) -> Result<Served> {
-        let before_ns = process::device_ns(self.child.id());
+        let pid = self.child.id();
+        let before = (process::device_ns(pid), process::calls(pid));
         self.stream.set_read_timeout(Some(PATIENCE))?;
         self.stream.write_all(b"g")?;
         let mut answer = [0];
         self.stream.read_exact(&mut answer).context("the innocent guest does not answer")?;
         let operations = if answer == *b"y" { ORDER_OPERATIONS } else { 0 };
-        let device_ns = process::device_ns(self.child.id()).saturating_sub(before_ns);
-        Ok(Served { operations, device_ns })
+        let device_ns = process::device_ns(pid).saturating_sub(before.0);
+        let calls = process::calls(pid).saturating_sub(before.1);
+        Ok(Served { operations, device_ns, calls })
     }
 }
 

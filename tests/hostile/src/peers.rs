@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -10,6 +11,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+};
 use votive_hostile_guest::layout::{PORT_ECHO, PORT_REPORT, PORT_SINK};
 
 use crate::process::Usage;
@@ -20,6 +24,13 @@ const SINK_MAX: usize = 300;
 const STACK_BYTES: usize = 128 << 10;
 /// How long a stream may be silent before its thread gives it up.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
+
+/// Longest frame that comes back, in bytes with its header.
+const FRAME_BYTES_MAX: usize = 4096;
+/// Where destination and source are in a frame behind its header of 12 bytes.
+const ADDRESSES: std::ops::Range<usize> = 12..24;
+/// Where echoes come from.
+const ECHO_MAC: [u8; 6] = [6, 0, 0, 0, 0, 2];
 
 /// What a guest found, as it said itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +79,17 @@ impl Peers {
         };
         peers.add(socket, PORT_SINK, sink)?;
         Ok(peers)
+    }
+
+    /// The VMM's end of a network on which every frame comes back to its sender: a socket that keeps packets apart.
+    ///
+    /// # Errors
+    /// No sockets or no thread.
+    pub fn network(&self) -> Result<OwnedFd> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        thread::Builder::new().stack_size(STACK_BYTES).spawn(move || send_back(&ours))?;
+        Ok(theirs)
     }
 
     /// Says which process the microVM is.
@@ -139,6 +161,22 @@ fn echo(mut stream: UnixStream) -> std::io::Result<()> {
             0 => return Ok(()),
             count => stream.write_all(bytes.get(..count).unwrap_or_default())?,
         }
+    }
+}
+
+/// Sends each frame back, its destination now its source, until the other end is gone. What is not taken is lost.
+fn send_back(socket: &OwnedFd) {
+    let mut frame = [0; FRAME_BYTES_MAX];
+    while let Ok((count @ 1.., _)) = recv(socket, &mut frame[..], RecvFlags::empty()) {
+        if let Some([destination @ .., _, _, _, _, _, _]) = frame.get_mut(ADDRESSES) {
+            destination.copy_from_slice(&ECHO_MAC);
+        }
+        if let Some(addresses) = frame.get_mut(ADDRESSES) {
+            addresses.rotate_left(ECHO_MAC.len());
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        // A guest that takes nothing loses it.
+        let _ = send(socket, frame.get(..count).unwrap_or_default(), flags);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use crate::judge;
+use crate::judge::{self, Usual};
 use crate::neighbour::Neighbour;
 use crate::run::{self, Got};
 use crate::subject::{Kind, Orders, Subject};
@@ -98,9 +98,10 @@ impl Plan {
         }
         let is_comparable =
             |case: &Case| subject.kind == Kind::Votive || !case.is_of_votive_alone();
+        let usual = Usual { peak_kib: idle.peak_kib, calls: neighbour.order()?.calls };
         for (case, seed) in self.cases().filter(|(case, _)| is_comparable(case)) {
             let got = self.one(subject, case, seed, &mut neighbour)?;
-            let complaints = judge::complaints(subject.kind, case.expected, &got, idle.peak_kib);
+            let complaints = judge::complaints(subject.kind, case.expected, &got, usual);
             if complaints.is_empty() {
                 counts.passed += 1
             } else {
@@ -138,13 +139,15 @@ impl Plan {
         let verdict = if complaints.is_empty() { "ok" } else { "NOT" };
         writeln!(
             out,
-            "{verdict:3} {subject:11} {case:26} expected {expected:22} got {:28} {:6} KiB {:6} ms cpu {:6.2} s {:8} B log {:2} beside in {:.2} ms",
+            "{verdict:3} {subject:11} {case:26} expected {expected:22} got {:28} {:6} KiB {:6} ms cpu {:6.2} s {:6.2} ms at rest {:6} B log {:2} beside with {} calls, {:.2} ms",
             describe(got),
             got.peak_kib,
             got.cpu_ms,
             got.seconds,
+            got.rest_ns.map_or(0, |(ran, _)| ran) as f64 / 1e6,
             got.logged_bytes,
             got.neighbour_operations,
+            got.neighbour_calls,
             got.neighbour_ns as f64 / 1e6,
         )?;
         if *case == "random" {

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ChildStderr, ChildStdout, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -45,6 +45,9 @@ pub struct Got {
     pub peak_kib: u64,
     /// Processor time in milliseconds, the guest's included.
     pub cpu_ms: u64,
+    /// Nanoseconds that its device threads ran while the guest rested after the case, and how long that was; `None` when nobody
+    /// heard it rest.
+    pub rest_ns: Option<(u64, u64)>,
     /// Seconds from start to end.
     pub seconds: f64,
     /// Bytes in standard error, log and marks.
@@ -53,6 +56,8 @@ pub struct Got {
     pub neighbour_operations: u32,
     /// Nanoseconds that its VMM's device threads ran for them.
     pub neighbour_ns: u64,
+    /// Calls of the read and write kind that its VMM made for them.
+    pub neighbour_calls: u64,
 }
 
 /// Runs `case` with `orders` against `subject` beside `neighbour`; `limit` is its deadline.
@@ -68,14 +73,17 @@ pub fn run(
 ) -> Result<Got> {
     let files = Files::make()?;
     let peers = Peers::listen(&files.socket())?;
-    let mut command = subject.command(&files, orders, limit)?;
+    let mut command = subject.command(&files, orders, limit, Some(peers.network()?))?;
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("starting {command:?}"))?;
     peers.set_process(child.id());
     let stdout = child.stdout.take().context("standard output is piped")?;
     let stderr = child.stderr.take().context("standard error is piped")?;
+    // The command holds descriptors that only the VMM shall hold.
+    drop(command);
     let unread = case.expected == Expected::AnswersUnheard;
-    let said = thread::spawn(move || Said::new(stdout, unread));
+    let pid = child.id();
+    let said = thread::spawn(move || Said::new(stdout, pid, unread));
     let complained = thread::spawn(move || complaints(stderr));
     let (ended, served) = thread::scope(|scope| {
         let served = scope.spawn(|| neighbour.order());
@@ -84,8 +92,13 @@ pub fn run(
     });
     let ended = ended?;
     // A neighbour that is not served is a finding, not a failure of the suite.
-    let served = served.ok().and_then(Result::ok).unwrap_or(Served { operations: 0, device_ns: 0 });
-    let said = said.join().ok().context("the reader of the console")?.finish();
+    let served = served.ok().and_then(Result::ok).unwrap_or(Served {
+        operations: 0,
+        device_ns: 0,
+        calls: 0,
+    });
+    let said = said.join().ok().context("the reader of the console")?;
+    let (wrong, rest_ns) = said.finish();
     let (complaints, complained_bytes) = complained.join().ok().context("the reader of errors")?;
     let logged = std::fs::read_to_string(files.log()).unwrap_or_default();
     let told = peers.told();
@@ -102,7 +115,8 @@ pub fn run(
         failed: told.map_or(0, |(told, _)| told.failed),
         lax: told.map_or(0, |(told, _)| told.lax),
         told: told.is_some(),
-        wrong: said,
+        wrong,
+        rest_ns,
         panicked,
         peak_kib: usage.peak_kib,
         cpu_ms: usage.cpu_ms,
@@ -110,38 +124,53 @@ pub fn run(
         logged_bytes: complained_bytes + files.logged_bytes(),
         neighbour_operations: served.operations,
         neighbour_ns: served.device_ns,
+        neighbour_calls: served.calls,
     })
 }
 
 /// The console: read as it comes, or left unread until the VMM is gone.
+#[derive(Default)]
 struct Said {
     lines: Vec<String>,
+    /// What the VMM's device threads had run when the guest began to rest, and when it had rested.
+    rest: [Option<(Instant, u64)>; 2],
     unread: Option<ChildStdout>,
 }
 
 impl Said {
-    fn new(stdout: ChildStdout, unread: bool) -> Self {
+    fn new(stdout: ChildStdout, pid: u32, unread: bool) -> Self {
         if unread {
-            return Self { lines: Vec::new(), unread: Some(stdout) };
+            return Self { unread: Some(stdout), ..Self::default() };
         }
-        let mut lines = Vec::new();
+        let mut said = Self::default();
         let mut kept = 0;
         for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line);
             // A flood may stand before it on the same line.
-            if let Some((_, line)) = line.rsplit_once(GUEST_LINE)
-                && kept < KEPT_BYTES
-            {
-                kept += line.len();
-                lines.push(line.to_owned());
+            let Some((_, line)) = line.rsplit_once(GUEST_LINE) else { continue };
+            match line {
+                "rest" => said.rest[0] = Some((Instant::now(), process::device_ns(pid))),
+                "rested" => said.rest[1] = Some((Instant::now(), process::device_ns(pid))),
+                _ if kept < KEPT_BYTES => {
+                    kept += line.len();
+                    said.lines.push(line.to_owned());
+                }
+                _ => {}
             }
         }
-        Self { lines, unread: None }
+        said
     }
 
-    fn finish(self) -> Vec<String> {
+    fn finish(self) -> (Vec<String>, Option<(u64, u64)>) {
         drop(self.unread);
-        self.lines
+        let rest_ns = match self.rest {
+            [Some((since, before)), Some((until, after))] => {
+                let long_ns = (until - since).as_nanos();
+                Some((after.saturating_sub(before), u64::try_from(long_ns).unwrap_or(u64::MAX)))
+            }
+            _ => None,
+        };
+        (self.lines, rest_ns)
     }
 }
 

@@ -1,11 +1,13 @@
 //! The VMMs under test, and how each is told to run the same guest with the same devices.
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use command_fds::{CommandFdExt, FdMapping};
 use rustix::time::{ClockId, clock_gettime};
 use votive_hostile_guest::layout::{DISK_SECTORS, MEMORY_BYTES, SECTOR_MARK};
 
@@ -13,6 +15,9 @@ use crate::GUEST;
 
 /// The guest's address in vsock.
 const CID: u32 = 3;
+/// Its address in the network, and the descriptor of its tap.
+const MAC: &str = "06:00:00:00:00:01";
+const TAP_FD: i32 = 9;
 
 /// Which VMM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,11 +66,18 @@ impl Subject {
         }
     }
 
-    /// The command that runs a guest, with its console on standard output. votive gets a deadline of `limit` from now.
+    /// The command that runs a guest, with its console on standard output. votive gets a deadline of `limit` from now, and a
+    /// network device over `tap` if there is one.
     ///
     /// # Errors
     /// Files cannot be written.
-    pub fn command(&self, files: &Files, orders: &Orders, limit: Duration) -> Result<Command> {
+    pub fn command(
+        &self,
+        files: &Files,
+        orders: &Orders,
+        limit: Duration,
+        tap: Option<OwnedFd>,
+    ) -> Result<Command> {
         let Orders { case, seed, steps, scale } = orders;
         let words = format!(
             "hostile.case={case} hostile.seed={seed} hostile.steps={steps} hostile.scale={scale} hostile.vmm={}",
@@ -81,6 +93,10 @@ impl Subject {
                 command.arg("--marks").arg(files.path("marks"));
                 command.args(["--console", "stdout", "--cmdline", &words]);
                 command.args(["--deadline", &deadline_ns(limit).to_string()]);
+                if let Some(tap) = tap {
+                    command.args(["--net", &format!("tap=fd:{TAP_FD},mac={MAC}")]);
+                    command.fd_mappings(vec![FdMapping { parent_fd: tap, child_fd: TAP_FD }])?;
+                }
             }
             Kind::Firecracker => {
                 let config = files.path("config.json");

@@ -19,10 +19,12 @@ pub enum Expected {
 }
 
 impl Case {
-    /// Whether the case is about an interface that votive alone has: its exit port, and no keyboard controller.
+    /// Whether the case is about an interface that votive alone has: its exit port, no keyboard
+    /// controller, a network device over any socket (Firecracker's needs a tap of its host).
     #[must_use]
     pub fn is_of_votive_alone(&self) -> bool {
         matches!(self.name, "exit-code" | "keyboard-reset" | "mark-flood")
+            || self.name.starts_with("net-")
     }
 }
 
@@ -152,6 +154,17 @@ pub const CASES: &[Case] = &[
     ),
     answers("vsock-half-closed", "data, requests and ends after an end was announced"),
     answers("vsock-reset-while-open", "device resets with streams open and data under way"),
+    answers(
+        "net-lengths",
+        "frames of 0 to 31 bytes, beyond the MTU, of half a MiB, a byte at a time",
+    ),
+    answers("net-headers", "offload headers with anything in them"),
+    answers("net-addresses", "frames from others' addresses, of every protocol, of noise"),
+    answers("net-flood", "full send queues without end, answers that nobody collects"),
+    answers(
+        "net-receive-buffers",
+        "receive buffers too small, not writable, endless, outside memory",
+    ),
     answers("serial-flood", "a hundred thousand bytes of console output"),
     Case {
         name: "serial-flood-unread",

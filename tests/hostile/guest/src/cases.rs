@@ -2,6 +2,7 @@
 
 use crate::Guest;
 use crate::block::Block;
+use crate::net::Net;
 use crate::rng::Rng;
 use crate::vsock::Vsock;
 
@@ -10,6 +11,7 @@ mod buffers;
 mod chains;
 mod endings;
 mod entropy;
+mod frames;
 mod innocent;
 mod interrupts;
 mod ports;
@@ -84,6 +86,11 @@ const CASES: &[(&str, Case)] = &[
     ("vsock-overrun", streams::overrun),
     ("vsock-half-closed", streams::half_closed),
     ("vsock-reset-while-open", streams::reset_while_open),
+    ("net-lengths", frames::lengths),
+    ("net-headers", frames::headers),
+    ("net-addresses", frames::addresses),
+    ("net-flood", frames::flood),
+    ("net-receive-buffers", frames::receive_buffers),
     ("serial-flood", serial::flood),
     ("serial-flood-unread", serial::flood_unread),
     ("serial-registers", serial::registers),
@@ -114,7 +121,7 @@ pub(crate) fn health(guest: &mut Guest<'_>) {
             "block" => Block::start(window).is_some_and(|mut disk| disk.reads(1) && disk.reads(99)),
             "rng" => Rng::start(window).is_some_and(|mut rng| rng.gives()),
             "vsock" => Vsock::start(window).is_some_and(|mut vsock| vsock.echoes()),
-            _ => window.reset(),
+            _ => Net::start(window).is_some_and(|mut net| net.echoes()),
         };
         guest.report.check_of(name, healthy, "answers an ordinary request after a reset");
     }

@@ -18,6 +18,7 @@ mod command_line;
 mod entry;
 pub mod layout;
 mod machine;
+mod net;
 mod queue;
 mod random;
 mod report;
@@ -54,6 +55,7 @@ pub fn run(boot_params: u64) -> ! {
     if let Outcome::Silent(code) = outcome {
         machine::end(&guest.command_line, code);
     }
+    guest.report.rest();
     cases::health(&mut guest);
     guest.report.finish(&guest.devices);
     let code = if guest.report.is_clean() { 0 } else { layout::CODE_FAILED };

@@ -2,13 +2,16 @@
 
 use crate::layout::PORT_REPORT;
 use crate::machine;
-use crate::transport::Devices;
+use crate::transport::{Devices, wait_for};
 use crate::vsock::Vsock;
 
 /// The 16550's first port, and what a driver sets up: no interrupts, 8 bits, no loop.
 const SERIAL: u16 = 0x3f8;
 /// Lines of one run at most.
 const LINES_MAX: u32 = 40;
+
+/// How long a rest is: about a tenth of a second.
+const REST_TICKS: u64 = 200_000_000;
 
 /// The counts.
 #[derive(Debug, Default)]
@@ -69,6 +72,16 @@ impl Report {
         for byte in ["hostile: "].iter().chain(parts).chain(&["\n"]).flat_map(|part| part.bytes()) {
             machine::out8(SERIAL, byte);
         }
+    }
+
+    /// Does nothing for a while, and tells the host where it begins and ends: no device has anything to do then, once it has
+    /// finished what the case gave it.
+    pub(crate) fn rest(&mut self) {
+        wait_for(REST_TICKS, || false);
+        self.lines = 0;
+        self.line(&["rest"]);
+        wait_for(REST_TICKS, || false);
+        self.line(&["rested"]);
     }
 
     /// Tells the host the counts over vsock, and waits until it has heard.

@@ -1,6 +1,7 @@
 //! A device that was made ready as it should be, for a case to go on wrongly from there.
 
 use crate::block::{Block, IN};
+use crate::net::{FRAME_BYTES, HEADER_BYTES as NET_HEADER_BYTES, Net};
 use crate::queue::{Descriptor, NEXT, Queue, WRITE};
 use crate::rng::Rng;
 use crate::transport::{Window, status, wait_for};
@@ -39,7 +40,12 @@ impl Victim {
                 vsock.header(PORT_OF_VICTIMS, PORT_OF_VICTIMS, op::RST).write(at);
                 (vsock.tx, [plain(at, HEADER_BYTES, 0), None, None])
             }
-            _ => return None,
+            _ => {
+                let queue = Net::start(window)?.tx;
+                Net::write_frame(window, 0);
+                let bytes = NET_HEADER_BYTES as u32 + FRAME_BYTES;
+                (queue, [plain(Net::send_buffer(window), bytes, 0), None, None])
+            }
         };
         Some(Self { window, queue, request })
     }

@@ -9,7 +9,7 @@ use crate::victim::Victim;
 /// Each buffer of a request in turn outside memory, at its end, across 2^64, in a window.
 pub(super) fn addresses(guest: &mut Guest<'_>) -> Outcome {
     let victims = guest.devices;
-    for (name, window) in victims.all().filter(|(name, _)| *name != "net") {
+    for (name, window) in victims.all() {
         let wrong = [
             MEMORY_BYTES,
             MEMORY_BYTES - 1,
@@ -52,7 +52,7 @@ pub(super) fn addresses(guest: &mut Guest<'_>) -> Outcome {
 /// Lengths of 0, beyond memory and of 2^32 - 1, and sums beyond 2^32.
 pub(super) fn lengths(guest: &mut Guest<'_>) -> Outcome {
     let victims = guest.devices;
-    for (name, window) in victims.all().filter(|(name, _)| *name != "net") {
+    for (name, window) in victims.all() {
         for len in [0, 1, 15, 43, MEMORY_BYTES as u32, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
             for at in 0..3 {
                 let Some(mut victim) = Victim::start(name, window) else {
@@ -97,7 +97,7 @@ pub(super) fn lengths(guest: &mut Guest<'_>) -> Outcome {
 /// What the device should read it may write, and the other way round; readable buffers behind writable ones.
 pub(super) fn directions(guest: &mut Guest<'_>) -> Outcome {
     let victims = guest.devices;
-    for (name, window) in victims.all().filter(|(name, _)| *name != "net") {
+    for (name, window) in victims.all() {
         for flipped in 1..8_u16 {
             let Some(mut victim) = Victim::start(name, window) else {
                 guest.report.check_of(name, false, "gets ready again");
@@ -120,7 +120,7 @@ pub(super) fn directions(guest: &mut Guest<'_>) -> Outcome {
 /// The device is told to write to the rings themselves.
 pub(super) fn in_rings(guest: &mut Guest<'_>) -> Outcome {
     let victims = guest.devices;
-    for (name, window) in victims.all().filter(|(name, _)| *name != "net") {
+    for (name, window) in victims.all() {
         for ring in 0..3 {
             for shift in [0, 2, 4, 512] {
                 let Some(mut victim) = Victim::start(name, window) else {

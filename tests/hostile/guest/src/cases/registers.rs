@@ -13,7 +13,7 @@ const WRONG_SIZES: &[u32] = &[0, 3, 100, 2048, 32_768, 65_535, 65_536, 0x8000_00
 
 /// Sizes, addresses and readiness of a running device's queues are rewritten (CVE-2026-5747).
 pub(super) fn after_driver_ok(guest: &mut Guest<'_>) -> Outcome {
-    for (name, window) in guest.devices.all().filter(|(name, _)| *name != "net") {
+    for (name, window) in guest.devices.all() {
         let Some(mut victim) = Victim::start(name, window) else { continue };
         for size in WRONG_SIZES {
             for address in [0, 1, 0xffff_f000, MEMORY_BYTES - 8, u64::MAX] {
@@ -155,7 +155,7 @@ pub(super) fn features(guest: &mut Guest<'_>) -> Outcome {
 
 /// Every byte of the configuration space is written, in every width, in every state.
 pub(super) fn config_writes(guest: &mut Guest<'_>) -> Outcome {
-    for (name, window) in guest.devices.all().filter(|(name, _)| *name != "net") {
+    for (name, window) in guest.devices.all() {
         let config = window.base + register::CONFIG;
         let before: [u8; 64] = core::array::from_fn(|at| machine::read8(config + at as u64));
         for running in [false, true] {
@@ -278,7 +278,7 @@ pub(super) fn notify_before_ready(guest: &mut Guest<'_>) -> Outcome {
 
 /// Notifications by the hundred thousand, for queues that are there and that are not.
 pub(super) fn notify_flood(guest: &mut Guest<'_>) -> Outcome {
-    for (name, window) in guest.devices.all().filter(|(name, _)| *name != "net") {
+    for (name, window) in guest.devices.all() {
         let Some(mut victim) = Victim::start(name, window) else { continue };
         let index = victim.queue.index;
         for _ in 0..guest.command_line.times(30_000) {

@@ -12,7 +12,7 @@ use crate::victim::Victim;
 
 /// Many requests, and a reset before any can be done.
 pub(super) fn in_flight(guest: &mut Guest<'_>) -> Outcome {
-    for (name, window) in guest.devices.all().filter(|(name, _)| *name != "net") {
+    for (name, window) in guest.devices.all() {
         for round in 0..guest.command_line.times(100) {
             let Some(mut victim) = Victim::start(name, window) else {
                 guest.report.check_of(name, false, "gets ready again");
@@ -67,7 +67,7 @@ pub(super) fn flood(guest: &mut Guest<'_>) -> Outcome {
 /// Rings, descriptors and boot data overwritten with anything while the device is being notified.
 pub(super) fn overwritten(guest: &mut Guest<'_>) -> Outcome {
     let mut random = Random::new(guest.command_line.seed);
-    for (name, window) in guest.devices.all().filter(|(name, _)| *name != "net") {
+    for (name, window) in guest.devices.all() {
         for _ in 0..guest.command_line.times(60) {
             let Some(mut victim) = Victim::start(name, window) else {
                 guest.report.check_of(name, false, "gets ready again");

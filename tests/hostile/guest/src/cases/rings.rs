@@ -9,7 +9,7 @@ use crate::victim::Victim;
 
 /// The available index runs ahead by more than the queue holds.
 pub(super) fn available_jumps(guest: &mut Guest<'_>) -> Outcome {
-    for (name, window) in guest.devices.all().filter(|(name, _)| *name != "net") {
+    for (name, window) in guest.devices.all() {
         for jump in [0_u16, 1, 2, 100, 32_767, 32_768, 65_534] {
             let Some(mut victim) = Victim::start(name, window) else {
                 guest.report.check_of(name, false, "gets ready again");
@@ -38,7 +38,7 @@ pub(super) fn available_jumps(guest: &mut Guest<'_>) -> Outcome {
 
 /// Heads outside the descriptor table.
 pub(super) fn heads(guest: &mut Guest<'_>) -> Outcome {
-    for (name, window) in guest.devices.all().filter(|(name, _)| *name != "net") {
+    for (name, window) in guest.devices.all() {
         let Some(size) = Victim::start(name, window).map(|victim| victim.queue.size) else {
             continue;
         };
@@ -67,7 +67,7 @@ pub(super) fn heads(guest: &mut Guest<'_>) -> Outcome {
 
 /// The same chain many times over, before it was given back.
 pub(super) fn twice(guest: &mut Guest<'_>) -> Outcome {
-    for (name, window) in guest.devices.all().filter(|(name, _)| *name != "net") {
+    for (name, window) in guest.devices.all() {
         let Some(mut victim) = Victim::start(name, window) else { continue };
         for _ in 0..guest.command_line.times(20) {
             victim.write_request();
@@ -91,7 +91,7 @@ pub(super) fn twice(guest: &mut Guest<'_>) -> Outcome {
 
 /// Two or all three rings in one place, on top of each other by half, all queues of the device in one.
 pub(super) fn overlap(guest: &mut Guest<'_>) -> Outcome {
-    for (name, window) in guest.devices.all().filter(|(name, _)| *name != "net") {
+    for (name, window) in guest.devices.all() {
         for shift in [0, 2, 4, 8, 16, 64] {
             if !window.negotiate() {
                 guest.report.check_of(name, false, "gets ready again");
@@ -119,7 +119,7 @@ pub(super) fn overlap(guest: &mut Guest<'_>) -> Outcome {
 
 /// Descriptors, indices and flags flip while the device works on them.
 pub(super) fn changed_in_flight(guest: &mut Guest<'_>) -> Outcome {
-    for (name, window) in guest.devices.all().filter(|(name, _)| *name != "net") {
+    for (name, window) in guest.devices.all() {
         for _ in 0..guest.command_line.times(30) {
             let Some(mut victim) = Victim::start(name, window) else {
                 guest.report.check_of(name, false, "gets ready again");
