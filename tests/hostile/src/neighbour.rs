@@ -44,7 +44,8 @@ impl Neighbour {
     pub fn start(subject: &Subject) -> Result<Self> {
         let files = Files::make()?;
         let listener = UnixListener::bind(path_of(&files.socket(), PORT_ORDERS))?;
-        let orders = Orders { case: "innocent".to_owned(), seed: 1, steps: 0, scale: 100 };
+        let orders =
+            Orders { case: "innocent".to_owned(), vcpus: 1, seed: 1, steps: 0, scale: 100 };
         let mut command = subject.command(&files, &orders, LIFE, None)?;
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().with_context(|| format!("starting {command:?}"))?;

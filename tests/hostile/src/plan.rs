@@ -125,8 +125,13 @@ impl Plan {
         seed: u64,
         neighbour: &mut Neighbour,
     ) -> Result<Got> {
-        let orders =
-            Orders { case: case.name.to_owned(), seed, steps: self.steps, scale: self.scale };
+        let orders = Orders {
+            case: case.name.to_owned(),
+            vcpus: case.vcpus(),
+            seed,
+            steps: self.steps,
+            scale: self.scale,
+        };
         let limit = if case.expected == Expected::Deadline { self.deadline } else { self.limit };
         run::run(subject, case, &orders, limit, neighbour)
     }

@@ -42,6 +42,8 @@ pub struct Subject {
 pub struct Orders {
     /// Which case.
     pub case: String,
+    /// How many processors the guest has.
+    pub vcpus: u8,
     /// The seed of what is random.
     pub seed: u64,
     /// Steps of the random case.
@@ -78,7 +80,7 @@ impl Subject {
         limit: Duration,
         tap: Option<OwnedFd>,
     ) -> Result<Command> {
-        let Orders { case, seed, steps, scale } = orders;
+        let Orders { case, vcpus, seed, steps, scale } = orders;
         let words = format!(
             "hostile.case={case} hostile.seed={seed} hostile.steps={steps} hostile.scale={scale} hostile.vmm={}",
             self.name()
@@ -87,8 +89,15 @@ impl Subject {
         match self.kind {
             Kind::Votive => {
                 command.arg("--kernel").arg(files.path("guest"));
-                command.args(["--vcpus", "1", "--memory-mib", &(MEMORY_BYTES >> 20).to_string()]);
+                command.args([
+                    "--vcpus",
+                    &vcpus.to_string(),
+                    "--memory-mib",
+                    &(MEMORY_BYTES >> 20).to_string(),
+                ]);
                 command.arg("--disk").arg(format!("path={}", files.path("disk").display()));
+                let read_only = files.path("read-only");
+                command.arg("--disk").arg(format!("path={},readonly", read_only.display()));
                 command.arg("--vsock").arg(format!("cid={CID},path={}", files.socket().display()));
                 command.arg("--marks").arg(files.path("marks"));
                 command.args(["--console", "stdout", "--cmdline", &words]);
@@ -100,13 +109,16 @@ impl Subject {
             }
             Kind::Firecracker => {
                 let config = files.path("config.json");
-                let disk = serde_json::json!({
-                    "drive_id": "disk", "path_on_host": files.path("disk"), "is_root_device": false, "is_read_only": false,
-                });
+                let disk = |name: &str, read_only: bool| {
+                    serde_json::json!({
+                        "drive_id": name.replace('-', "_"), "path_on_host": files.path(name),
+                        "is_root_device": false, "is_read_only": read_only,
+                    })
+                };
                 let all = serde_json::json!({
                     "boot-source": {"kernel_image_path": files.path("guest"), "boot_args": words},
-                    "machine-config": {"vcpu_count": 1, "mem_size_mib": MEMORY_BYTES >> 20},
-                    "drives": [disk],
+                    "machine-config": {"vcpu_count": vcpus, "mem_size_mib": MEMORY_BYTES >> 20},
+                    "drives": [disk("disk", false), disk("read-only", true)],
                     "vsock": {"guest_cid": CID, "uds_path": files.socket()},
                     "entropy": {},
                 });
@@ -123,7 +135,7 @@ impl Subject {
 }
 
 impl Files {
-    /// A folder with the guest and a disk of numbered sectors.
+    /// A folder with the guest and two disks of numbered sectors.
     ///
     /// # Errors
     /// Files cannot be written.
@@ -136,7 +148,8 @@ impl Files {
             disk.extend(SECTOR_MARK.to_le_bytes());
             disk.extend([0; 496]);
         }
-        fs::write(files.path("disk"), disk)?;
+        fs::write(files.path("disk"), &disk)?;
+        fs::write(files.path("read-only"), disk)?;
         Ok(files)
     }
 

@@ -19,6 +19,12 @@ pub enum Expected {
 }
 
 impl Case {
+    /// How many processors the guest has.
+    #[must_use]
+    pub fn vcpus(&self) -> u8 {
+        if self.name.ends_with("-raced") { 2 } else { 1 }
+    }
+
     /// Whether the case is about an interface that votive alone has: its exit port, no keyboard
     /// controller, a network device over any socket (Firecracker's needs a tap of its host).
     #[must_use]
@@ -128,6 +134,10 @@ pub const CASES: &[Case] = &[
     ),
     answers("buffers-in-rings", "has the device write to the rings themselves"),
     answers("block-sectors", "sectors behind the end, across it and across 2^64, parts of sectors"),
+    answers(
+        "block-read-only",
+        "writes, discards and flushes to a read-only disk, whatever was agreed",
+    ),
     answers("block-types", "unknown requests, with and without room for an answer"),
     answers("block-headers", "headers cut, missing and in pieces, no room for the status"),
     answers("block-huge", "as many descriptors as there are, each up to all of memory"),
@@ -174,10 +184,18 @@ pub const CASES: &[Case] = &[
     answers("serial-registers", "every register with anything, a loop that is never emptied"),
     answers("port-reads", "reads of 1, 2 and 4 bytes from all 65,536 ports"),
     answers("port-writes", "writes of 1, 2 and 4 bytes to all ports but those that end a microVM"),
-    answers("port-strings", "string instructions of 10,000 bytes"),
+    answers("port-strings", "string instructions of 3,000 bytes"),
     answers("mark-flood", "marks by the ten thousand"),
     answers("keyboard-reset", "the keyboard controller's reset, which is nobody's port here"),
     answers("own-code-rewritten", "calls code that it rewrites before each call"),
+    answers(
+        "registers-raced",
+        "a second processor writes registers and resets while the first drives the device",
+    ),
+    answers(
+        "rings-raced",
+        "a second processor rewrites rings and descriptors while the device reads them",
+    ),
     answers("random", "random steps of all kinds, from a seed"),
     ends("triple-fault", 3, "triple fault on vcpu 0", "an exception without handlers"),
     ends("exit-code", 3, "guest stopped with code 77", "ends with a code of its own"),

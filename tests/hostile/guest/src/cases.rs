@@ -15,6 +15,7 @@ mod frames;
 mod innocent;
 mod interrupts;
 mod ports;
+mod raced;
 mod random;
 mod registers;
 mod resets;
@@ -69,6 +70,7 @@ const CASES: &[(&str, Case)] = &[
     ("buffer-directions", buffers::directions),
     ("buffers-in-rings", buffers::in_rings),
     ("block-sectors", block::sectors),
+    ("block-read-only", block::read_only),
     ("block-types", block::types),
     ("block-headers", block::headers),
     ("block-huge", block::huge),
@@ -98,6 +100,8 @@ const CASES: &[(&str, Case)] = &[
     ("port-writes", ports::writes),
     ("port-strings", ports::strings),
     ("mark-flood", ports::marks),
+    ("registers-raced", raced::registers),
+    ("rings-raced", raced::rings),
     ("random", random::random),
     ("own-code-rewritten", endings::own_code),
     ("triple-fault", endings::triple_fault),
@@ -118,7 +122,9 @@ pub(crate) fn find(name: &str) -> Option<Case> {
 pub(crate) fn health(guest: &mut Guest<'_>) {
     for (name, window) in guest.devices.all() {
         let healthy = match name {
-            "block" => Block::start(window).is_some_and(|mut disk| disk.reads(1) && disk.reads(99)),
+            "block" | "read-only block" => {
+                Block::start(window).is_some_and(|mut disk| disk.reads(1) && disk.reads(99))
+            }
             "rng" => Rng::start(window).is_some_and(|mut rng| rng.gives()),
             "vsock" => Vsock::start(window).is_some_and(|mut vsock| vsock.echoes()),
             _ => Net::start(window).is_some_and(|mut net| net.echoes()),

@@ -23,6 +23,7 @@ mod queue;
 mod random;
 mod report;
 mod rng;
+mod second;
 mod transport;
 mod victim;
 mod vsock;

@@ -137,6 +137,10 @@ pub(crate) enum Privileged {
     TripleFault = 2,
     /// Writes a model-specific register: its number and value.
     WriteMsr = 3,
+    /// Copies the second processor's first instructions to 0x8000.
+    CopyStart = 4,
+    /// Goes on at an address, the second argument: where user code would only get an exception from KVM.
+    Jump = 5,
 }
 
 /// Does something at privilege level 0.
@@ -146,6 +150,7 @@ pub(crate) fn privileged(what: Privileged, first: u64, second: u64) {
         asm!(
             "ud2",
             inout("rdi") what as u64 => _,
+            out("rsi") _,
             inout("rcx") first => _,
             inout("rax") second => _,
             out("rdx") _,

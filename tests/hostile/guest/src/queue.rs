@@ -43,7 +43,7 @@ pub(crate) struct Descriptor {
 impl Queue {
     /// An empty queue in its place in the device's area.
     pub(crate) fn new(window: Window, index: u32, size: u16) -> Self {
-        let base = AREAS + window.index * AREA_BYTES + u64::from(index) * QUEUE_BYTES;
+        let base = area(window) + u64::from(index) * QUEUE_BYTES;
         let size = size.min(SIZE_MAX);
         let entries = u64::from(size);
         machine::zero(base, entries * DESCRIPTOR_BYTES);
@@ -134,7 +134,12 @@ pub(crate) fn write_descriptor(at: u64, descriptor: Descriptor) {
     machine::write16(at + 14, descriptor.next);
 }
 
+/// Memory of the device behind `window`: its rings, then its buffers.
+pub(crate) fn area(window: Window) -> u64 {
+    AREAS + window.index * AREA_BYTES
+}
+
 /// Memory of the device behind `window` for buffers.
 pub(crate) fn buffers(window: Window) -> u64 {
-    AREAS + window.index * AREA_BYTES + BUFFERS
+    area(window) + BUFFERS
 }

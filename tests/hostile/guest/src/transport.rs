@@ -58,6 +58,8 @@ pub(crate) struct Window {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Devices {
     pub(crate) block: Option<Window>,
+    /// The second disk, which is read-only.
+    pub(crate) read_only: Option<Window>,
     pub(crate) vsock: Option<Window>,
     pub(crate) rng: Option<Window>,
     pub(crate) net: Option<Window>,
@@ -75,7 +77,8 @@ impl Devices {
             }
             let place = match window.read(register::DEVICE_ID) {
                 1 => &mut devices.net,
-                2 => &mut devices.block,
+                2 if devices.block.is_none() => &mut devices.block,
+                2 => &mut devices.read_only,
                 4 => &mut devices.rng,
                 19 => &mut devices.vsock,
                 _ => continue,
@@ -87,8 +90,13 @@ impl Devices {
 
     /// All that there are, with their names.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, Window)> {
-        let named =
-            [("block", self.block), ("vsock", self.vsock), ("rng", self.rng), ("net", self.net)];
+        let named = [
+            ("block", self.block),
+            ("read-only block", self.read_only),
+            ("vsock", self.vsock),
+            ("rng", self.rng),
+            ("net", self.net),
+        ];
         named.into_iter().filter_map(|(name, window)| Some((name, window?)))
     }
 }
@@ -139,12 +147,17 @@ impl Window {
 
     /// From any state to the one in which queues are set up, with nothing but the current version accepted.
     pub(crate) fn negotiate(self) -> bool {
+        self.negotiate_with(VERSION_1)
+    }
+
+    /// As [`Window::negotiate`], with these features.
+    pub(crate) fn negotiate_with(self, features: u64) -> bool {
         if !self.reset() {
             return false;
         }
         self.write(register::STATUS, status::ACKNOWLEDGE);
         self.write(register::STATUS, status::ACKNOWLEDGE | status::DRIVER);
-        self.accept(VERSION_1);
+        self.accept(features);
         self.add_status(status::FEATURES_OK);
         self.status() & status::FEATURES_OK != 0
     }

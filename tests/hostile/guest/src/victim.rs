@@ -7,8 +7,8 @@ use crate::rng::Rng;
 use crate::transport::{Window, status, wait_for};
 use crate::vsock::{HEADER_BYTES, PORT_OF_VICTIMS, Vsock, op};
 
-/// Ticks that a device gets to react to what has no answer: hundredths of a second.
-const REACTION_TICKS: u64 = 30_000_000;
+/// Ticks that a device gets to react to what may have no answer: a tenth of a second.
+const REACTION_TICKS: u64 = 300_000_000;
 
 /// The device and the queue of it that takes requests.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl Victim {
     pub(crate) fn start(name: &'static str, window: Window) -> Option<Self> {
         let plain = |address, len, flags| Some(Descriptor { address, len, flags, next: 0 });
         let (queue, request) = match name {
-            "block" => {
+            "block" | "read-only block" => {
                 let [header, answer, data] = Block::places(window);
                 Block::header(window, IN, 1);
                 let request = [(header, 16, 0), (data, 512, WRITE), (answer, 1, WRITE)];

@@ -7,7 +7,10 @@ use crate::layout::{DISK_SECTORS, MEMORY_BYTES};
 use crate::machine;
 use crate::queue::{NEXT, WRITE};
 use crate::random::Random;
-use crate::transport::PATIENCE_TICKS;
+use crate::transport::{PATIENCE_TICKS, VERSION_1, status};
+
+/// `VIRTIO_BLK_F_RO`.
+const READ_ONLY: u64 = 1 << 5;
 
 /// Sectors behind the end, across it, across 2^64; lengths that are no whole sectors.
 pub(super) fn sectors(guest: &mut Guest<'_>) -> Outcome {
@@ -39,6 +42,30 @@ pub(super) fn sectors(guest: &mut Guest<'_>) -> Outcome {
     }
     guest.report.check(disk.reads(7), "the disk reads on without a reset");
     guest.report.check(disk.reads(DISK_SECTORS - 1), "the last sector is there");
+    Outcome::Answers
+}
+
+/// Writes, flushes and discards to a disk that is read-only, whatever its features say.
+pub(super) fn read_only(guest: &mut Guest<'_>) -> Outcome {
+    let Some(window) = guest.devices.read_only else { return Outcome::Answers };
+    for features in [VERSION_1, VERSION_1 | window.offered() & !READ_ONLY] {
+        if !window.negotiate_with(features) {
+            guest.report.fail("the read-only disk gets ready");
+            break;
+        }
+        let queue = window.queue(0, 128);
+        window.add_status(status::DRIVER_OK);
+        let Some(mut disk) = queue.map(|queue| Block { queue }) else { break };
+        for sector in [0, 1, DISK_SECTORS - 1, DISK_SECTORS, u64::MAX] {
+            for kind in [OUT, 11, 13] {
+                let answer = disk.request(kind, sector, 512);
+                let refused = answer.is_some_and(|answer| answer != OK);
+                guest.report.check(refused, "a read-only disk takes no write");
+            }
+            guest.report.check(disk.request(FLUSH, sector, 0).is_some(), "a flush is answered");
+        }
+        guest.report.check(disk.reads(0) && disk.reads(1), "the sectors are as they were");
+    }
     Outcome::Answers
 }
 
@@ -88,7 +115,7 @@ pub(super) fn headers(guest: &mut Guest<'_>) -> Outcome {
         disk.queue.chain(shape);
         disk.queue.offer(0);
         disk.queue.notify();
-        disk.queue.wait_ticks(PATIENCE_TICKS / 400);
+        disk.queue.wait_ticks(PATIENCE_TICKS / 50);
     }
     // The header and data a byte at a time, as layouts may be (section 2.7.4): this one is in order.
     let Some(mut disk) = Block::start(window) else { return Outcome::Answers };
@@ -104,7 +131,7 @@ pub(super) fn headers(guest: &mut Guest<'_>) -> Outcome {
     disk.queue.chain(&pieces);
     disk.queue.offer(0);
     disk.queue.notify();
-    let answered = disk.queue.wait_ticks(PATIENCE_TICKS / 400).is_some();
+    let answered = disk.queue.wait_ticks(PATIENCE_TICKS / 50).is_some();
     let status = machine::read8(data + 512);
     guest.report.check(answered && status == OK, "a request in pieces is served");
     Outcome::Answers

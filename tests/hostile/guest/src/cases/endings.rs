@@ -43,15 +43,16 @@ pub(super) fn endless(_: &mut Guest<'_>) -> Outcome {
 
 /// Instructions from a device's registers.
 pub(super) fn execute_device(guest: &mut Guest<'_>) -> Outcome {
-    match guest.devices.all().next() {
-        Some((_, window)) => machine::jump(window.base),
-        None => Outcome::Silent(3),
+    if let Some((_, window)) = guest.devices.all().next() {
+        machine::privileged(Privileged::Jump, 0, window.base);
     }
+    Outcome::Silent(3)
 }
 
 /// Instructions from where there is nothing.
 pub(super) fn execute_nothing(_: &mut Guest<'_>) -> Outcome {
-    machine::jump(NOTHING)
+    machine::privileged(Privileged::Jump, 0, NOTHING);
+    Outcome::Silent(3)
 }
 
 /// The keyboard controller's reset, which is a write to a port like any other unless the VMM knows it.

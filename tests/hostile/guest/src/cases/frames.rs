@@ -129,7 +129,7 @@ pub(super) fn receive_buffers(guest: &mut Guest<'_>) -> Outcome {
             net.tx.chain(&[(Net::send_buffer(window), PACKET_BYTES, 0)]);
             net.tx.offer(0);
             net.tx.notify();
-            if net.tx.wait_ticks(PATIENCE_TICKS / 1000).is_none() {
+            if net.tx.wait_ticks(PATIENCE_TICKS / 50).is_none() {
                 break;
             }
         }

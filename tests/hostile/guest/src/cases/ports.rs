@@ -49,12 +49,12 @@ pub(super) fn writes(guest: &mut Guest<'_>) -> Outcome {
     Outcome::Answers
 }
 
-/// String instructions of many pages to ports that are there and that are not.
+/// String instructions of 3,000 bytes to ports that are there and that are not.
 pub(super) fn strings(guest: &mut Guest<'_>) -> Outcome {
     for port in [0x60, 0x70, 0x80, 0x3f9, 0x3fd, 0xcf8, 0xcfc, 0xfff0] {
-        for _ in 0..guest.command_line.times(3) {
-            machine::out_string(port, AREAS, 10_000);
-            machine::in_string(port, AREAS, 10_000);
+        for _ in 0..guest.command_line.times(10) {
+            machine::out_string(port, AREAS, 3000);
+            machine::in_string(port, AREAS, 3000);
         }
     }
     Outcome::Answers

@@ -82,7 +82,7 @@ pub(super) fn overwritten(guest: &mut Guest<'_>) -> Outcome {
                         descriptors,
                         available,
                         used,
-                        0x300_0000,
+                        0x600_0000,
                         MEMORY_BYTES - 64,
                     ]),
                     len: random.edge() as u32 & 0xf_ffff,

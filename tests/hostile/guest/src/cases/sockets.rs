@@ -144,7 +144,7 @@ fn storm(guest: &mut Guest<'_>, port: u32, count: u64) -> Outcome {
             vsock.tx.chain(&[(vsock.tx_buffer(), HEADER_BYTES, 0)]);
             vsock.tx.offer(0);
             vsock.tx.notify();
-            if vsock.tx.wait_ticks(PATIENCE_TICKS / 1000).is_none() {
+            if vsock.tx.wait_ticks(PATIENCE_TICKS / 50).is_none() {
                 break;
             }
             taken += 1;
@@ -195,7 +195,7 @@ pub(super) fn receive_buffers(guest: &mut Guest<'_>) -> Outcome {
             vsock.tx.chain(&[(vsock.tx_buffer(), HEADER_BYTES, 0)]);
             vsock.tx.offer(0);
             vsock.tx.notify();
-            if vsock.tx.wait_ticks(PATIENCE_TICKS / 1000).is_none() {
+            if vsock.tx.wait_ticks(PATIENCE_TICKS / 50).is_none() {
                 break;
             }
         }
@@ -210,7 +210,7 @@ pub(super) fn event_queue(guest: &mut Guest<'_>) -> Outcome {
     let queues = [window.queue(0, 8), window.queue(1, 8), window.queue(2, 8)];
     window.add_status(status::DRIVER_OK);
     for (address, len, flags) in
-        [(0, 0, 0), (u64::MAX, u32::MAX, 7), (0x300_0000, 8, WRITE), (0x300_0000, 8, NEXT)]
+        [(0, 0, 0), (u64::MAX, u32::MAX, 7), (0x600_0000, 8, WRITE), (0x600_0000, 8, NEXT)]
     {
         for mut queue in queues.into_iter().flatten() {
             for at in 0..queue.size {
@@ -222,6 +222,6 @@ pub(super) fn event_queue(guest: &mut Guest<'_>) -> Outcome {
             }
         }
     }
-    wait_for(PATIENCE_TICKS / 1000, || window.status() & status::NEEDS_RESET != 0);
+    wait_for(PATIENCE_TICKS / 200, || window.status() & status::NEEDS_RESET != 0);
     Outcome::Answers
 }
