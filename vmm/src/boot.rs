@@ -29,10 +29,10 @@ use crate::mptable;
 use crate::pause::{Gate, ImmediateExit};
 use crate::registers::{self, RegistersError};
 use crate::signals::{self, Signals};
-use crate::spec::{KernelMemory, LazyDiskSpec, ValidSpec, VsockSpec};
+use crate::spec::{EncryptedDiskSpec, KernelMemory, LazyDiskSpec, ValidSpec, VsockSpec};
 use crate::userfault::Userfault;
 use crate::vcpu::Vcpu;
-use crate::virtio::block::{Block, BlockError, BlockSpec, LazySpec};
+use crate::virtio::block::{Block, BlockError, BlockSpec, EncryptedSpec, LazySpec};
 use crate::virtio::net::{Net, NetError, NetSpec};
 use crate::virtio::rng::Rng;
 use crate::virtio::vsock::{self, Vsock, VsockError};
@@ -259,6 +259,7 @@ impl Files {
                 read_only: disk.read_only,
                 serial: format!("disk{index}"),
                 lazy: disk.lazy.map(open_lazy).transpose()?,
+                encrypted: disk.encrypted.map(open_encrypted).transpose()?,
                 limits: disk.limits,
             })
         };
@@ -298,6 +299,12 @@ fn open_lazy(spec: LazyDiskSpec) -> Result<LazySpec, BootError> {
         requests: UnixStream::from(OwnedFd::from(requests)),
         timeout: Duration::from_millis(spec.timeout_ms.into()),
     })
+}
+
+fn open_encrypted(spec: EncryptedDiskSpec) -> Result<EncryptedSpec, BootError> {
+    let template = spec.template.as_ref();
+    let template = template.map(|file| open("disk template", file, Access::Read)).transpose()?;
+    Ok(EncryptedSpec { template })
 }
 
 fn open_control(fd: RawFd) -> Result<ControlSocket, BootError> {

@@ -60,6 +60,10 @@ fn assert_caps(spec: &ValidSpec) {
     assert!(ports.clone().count() <= MAX_VSOCK_PORTS, "ports");
     let files = [Some(&spec.kernel), spec.initrd.as_ref(), spec.marks.as_ref()];
     let disks = spec.disks.iter().map(|disk| &disk.file);
+    let encrypted = spec.disks.iter().filter(|disk| disk.encrypted.is_some());
+    assert!(encrypted.clone().all(|disk| !disk.read_only && disk.lazy.is_none()), "encrypted");
+    let templates = encrypted.filter_map(|disk| disk.encrypted.as_ref()?.template.as_ref());
+    let disks = disks.chain(templates);
     let mut seen = HashSet::new();
     let fds = files.into_iter().flatten().chain(disks).filter_map(|file| match file {
         FileRef::Fd(fd) => Some(*fd),

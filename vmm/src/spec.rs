@@ -18,7 +18,7 @@ mod disk;
 mod limit;
 mod net;
 
-pub use self::disk::{DiskSpec, LazyDiskSpec};
+pub use self::disk::{DiskSpec, EncryptedDiskSpec, LazyDiskSpec};
 pub use self::net::NetSpec;
 
 /// What `--help` prints.
@@ -37,10 +37,13 @@ votive-vmm --kernel FILE --vcpus N --memory-mib N [options]
                        to huge pages, so PID 1 starts sooner; demand (the default): as copied, while the
                        guest runs already; without the right to userfaultfd, mapped
   --cmdline TEXT       added to the kernel's command line; may hold ` -- args` for PID 1
-  --disk path=FILE[,readonly][,presence=fd:N,requests=fd:M[,timeout-ms=T]][,bandwidth=L][,operations=L]
+  --disk path=FILE[,readonly][,presence=fd:N,requests=fd:M[,timeout-ms=T]]
+         [,encrypted[,template=FILE]][,bandwidth=L][,operations=L]
                        /dev/vda, /dev/vdb, ... in the order given; at most 8; with presence and requests
                        a chunk is there once the table N says so, and asked for on the Unix socket M
                        (docs/vmm.md); a read that has waited T milliseconds, or 30000, is an I/O error
+                       encrypted: under a key that ends with this process; what was never written reads as the
+                       template, which is only read, or as zeros
                        L is RATE[/BURST]: so much a second, in bytes or requests (docs/devices.md)
   --vsock cid=N[,path=SOCKET][,port=P:fd:M]...
                        guest address N; host clients connect to SOCKET and write `CONNECT <port>`;
@@ -377,7 +380,9 @@ impl ValidSpec {
     fn each_descriptor_once(&self) -> Result<(), SpecError> {
         let files = [&self.initrd, &self.marks, &self.cgroup].map(Option::as_ref);
         let files = files.into_iter().chain([Some(&self.kernel)]);
-        let disks = self.disks.iter().map(|disk| &disk.file);
+        let encrypted = self.disks.iter().filter_map(|disk| disk.encrypted.as_ref());
+        let templates = encrypted.filter_map(|encrypted| encrypted.template.as_ref());
+        let disks = self.disks.iter().map(|disk| &disk.file).chain(templates);
         let lazy = self.disks.iter().filter_map(|disk| disk.lazy.as_ref());
         let console = self.console.iter().filter_map(|console| match console {
             ConsoleSpec::File(file) => Some(file),

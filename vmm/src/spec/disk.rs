@@ -7,8 +7,9 @@ use crate::descriptor::FileRef;
 use crate::limiter::Limits;
 use crate::limits::{DEFAULT_DISK_TIMEOUT_MS, MAX_DISK_TIMEOUT_MS};
 
-const DISK_ALLOWED: &str = "path=FILE[,readonly][,presence=fd:N,requests=fd:M[,timeout-ms=T]][,bandwidth=L]\
-                            [,operations=L], presence only with readonly and requests";
+const DISK_ALLOWED: &str = "path=FILE[,readonly][,presence=fd:N,requests=fd:M[,timeout-ms=T]]\
+                            [,encrypted[,template=FILE]][,bandwidth=L][,operations=L], presence only with readonly \
+                            and requests, encrypted without either";
 const DISK_FD_ALLOWED: &str = "fd:N with N from 3 to 1048575";
 const DISK_TIMEOUT_ALLOWED: &str = "1 to 600000";
 
@@ -24,8 +25,17 @@ pub struct DiskSpec {
     pub read_only: bool,
     /// Where its chunks come from, if they come on demand; only if it is `read_only`.
     pub lazy: Option<LazyDiskSpec>,
+    /// How what is written is kept from everybody else, if it is; only if it is neither lazy nor `read_only`.
+    pub encrypted: Option<EncryptedDiskSpec>,
     /// How much it may move.
     pub limits: Limits,
+}
+
+/// An encrypted disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncryptedDiskSpec {
+    /// What its blocks read as that were never written; zeros without it.
+    pub template: Option<FileRef>,
 }
 
 /// Where the chunks of a disk come from.
@@ -41,9 +51,9 @@ pub struct LazyDiskSpec {
 
 /// Reads one disk.
 pub(super) fn read(text: &str) -> Result<DiskSpec, SpecError> {
-    let mut read_only = false;
+    let [mut read_only, mut encrypted] = [false; 2];
     let mut limits = Limits::default();
-    let [mut path, mut presence, mut requests, mut timeout] = [None; 4];
+    let [mut path, mut presence, mut requests, mut timeout, mut template] = [None; 5];
     for part in text.split(',') {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         let place = match name {
@@ -51,6 +61,7 @@ pub(super) fn read(text: &str) -> Result<DiskSpec, SpecError> {
             "presence" => &mut presence,
             "requests" => &mut requests,
             "timeout-ms" => &mut timeout,
+            "template" => &mut template,
             "bandwidth" if limits.bandwidth.is_none() => {
                 limits.bandwidth = Some(limit::read("disk bandwidth", value)?);
                 continue;
@@ -61,6 +72,10 @@ pub(super) fn read(text: &str) -> Result<DiskSpec, SpecError> {
             }
             _ if part == "readonly" && !read_only => {
                 read_only = true;
+                continue;
+            }
+            _ if part == "encrypted" && !encrypted => {
+                encrypted = true;
                 continue;
             }
             _ => return Err(wrong("disk", text, DISK_ALLOWED)),
@@ -84,6 +99,17 @@ pub(super) fn read(text: &str) -> Result<DiskSpec, SpecError> {
         (None, None) if timeout.is_none() => None,
         _ => return Err(wrong("disk", text, DISK_ALLOWED)),
     };
+    if (encrypted && read_only) || (template.is_some() && !encrypted) {
+        return Err(wrong("disk", text, DISK_ALLOWED));
+    }
+    let template = template.map(|text| file("disk template", text, FILE_ALLOWED)).transpose()?;
+    let encrypted = encrypted.then_some(EncryptedDiskSpec { template });
     let path = path.ok_or_else(|| wrong("disk", text, DISK_ALLOWED))?;
-    Ok(DiskSpec { file: file("disk path", path, FILE_ALLOWED)?, read_only, lazy, limits })
+    Ok(DiskSpec {
+        file: file("disk path", path, FILE_ALLOWED)?,
+        read_only,
+        lazy,
+        encrypted,
+        limits,
+    })
 }

@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStringExt;
 use proptest::prelude::{Strategy, any, proptest};
 
 use super::{
-    ConsoleSpec, DiskSpec, KernelMemory, LazyDiskSpec, NetSpec, Request, SpecError, ValidSpec,
-    VmSpec,
+    ConsoleSpec, DiskSpec, EncryptedDiskSpec, KernelMemory, LazyDiskSpec, NetSpec, Request,
+    SpecError, ValidSpec, VmSpec,
 };
 use crate::descriptor::FileRef;
 use crate::limiter::{Limit, Limits};
@@ -74,8 +74,10 @@ fn a_full_spec_keeps_every_value_and_the_order_of_disks() {
     ])
     .unwrap();
     let limits = Limits { bandwidth: None, operations: Limit::new(500, Some(25)) };
-    let disk =
-        |file, read_only| DiskSpec { file, read_only, lazy: None, limits: Limits::default() };
+    let disk = |file, read_only| {
+        let (lazy, encrypted, limits) = (None, None, Limits::default());
+        DiskSpec { file, read_only, lazy, encrypted, limits }
+    };
     assert_eq!(
         spec.disks,
         [
@@ -125,6 +127,13 @@ fn every_wrong_value_is_refused_with_its_field_itself_and_what_is_allowed() {
         (&["--net", "tx-bandwidth=0"], &["--net tx-bandwidth:", "\"0\"", "RATE from 1"]),
         (&["--net", "rx-operations=1/0"], &["--net rx-operations:", "1/0", "[/BURST]"]),
         (&["--net", "tx-operations=1,tx-operations=1"], &["--net:", "tx-operations=1"]),
+        (&["--disk", "path=/a,template=/b"], &["--disk:", "template=FILE"]),
+        (&["--disk", "path=/a,encrypted,readonly"], &["--disk:", "encrypted without either"]),
+        (&["--disk", "path=/a,encrypted,encrypted"], &["--disk:", "encrypted"]),
+        (&["--disk", "path=/a,encrypted=yes"], &["--disk:", "[,encrypted"]),
+        (&["--disk", "path=/a,encrypted,template="], &["--disk template:", "\"\""]),
+        (&["--disk", "path=fd:3,encrypted,template=fd:3"], &["fd:3 twice"]),
+        (&[&format!("{lazy}fd:3,requests=fd:4,encrypted")], &["--disk:", "without either"]),
         (&["--disk", "path=/a,bandwidth=100/4"], &["--disk bandwidth:", "100/4", "RATE/20"]),
         (&["--disk", "path=/a,operations="], &["--disk operations:", "\"\""]),
         (&["--disk", "path=/a,operations=1/2/3"], &["--disk operations:", "1/2/3"]),
@@ -294,4 +303,14 @@ fn argument() -> impl Strategy<Value = OsString> {
     .prop_map(OsString::from);
     let any_bytes = proptest::collection::vec(any::<u8>(), 0..24).prop_map(OsString::from_vec);
     proptest::prop_oneof![3 => likely, 1 => any_bytes]
+}
+
+#[test]
+fn an_encrypted_disk_may_have_a_template() {
+    let encrypted = |text: &str| with(&["--disk", text]).unwrap().disks[0].encrypted.clone();
+    assert_eq!(encrypted("path=/a"), None);
+    assert_eq!(encrypted("path=/a,encrypted"), Some(EncryptedDiskSpec { template: None }));
+    let template = Some(FileRef::Fd(4));
+    let expect = Some(EncryptedDiskSpec { template });
+    assert_eq!(encrypted("template=fd:4,encrypted,path=fd:3"), expect);
 }

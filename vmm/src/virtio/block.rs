@@ -5,7 +5,7 @@
 //! checked whole before the first byte moves; data goes between the file and guest RAM in one vectored call per
 //! `io::SEGMENTS_MAX` segments, without a copy and without memory sized by the guest. It has a thread of its own, because
 //! storage may be slow. What a read-only disk holds may also come on demand, in chunks (`lazy`). A disk over its limits leaves
-//! its queue as it is, until it has a turn again.
+//! its queue as it is, until it has a turn again. A disk for scratch data is encrypted (`encrypted`), and nothing of it needs a flush.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -24,11 +24,15 @@ use vm_memory::GuestMemoryMmap;
 use super::{Answer, Chain, DeviceTraits, LetGo, Nonsense, Rings, VirtioDevice, Wake, Watch, log};
 use crate::limiter::{Limiter, Limits};
 
+mod encrypted;
 mod io;
 mod lazy;
 #[cfg(test)]
 mod tests;
+mod xts;
 
+use self::encrypted::Encrypted;
+pub use self::encrypted::EncryptedSpec;
 use self::lazy::Lazy;
 pub use self::lazy::{CHUNK_BYTES, IN_FLIGHT_MAX, LazySpec};
 
@@ -55,6 +59,8 @@ pub struct BlockSpec {
     pub serial: String,
     /// Where chunks come from that are not in the file yet; for a disk that is `read_only`.
     pub lazy: Option<LazySpec>,
+    /// Keep what is written so that nobody else can read it; for a disk that is neither lazy nor `read_only`.
+    pub encrypted: Option<EncryptedSpec>,
     /// How much it may move.
     pub limits: Limits,
 }
@@ -63,7 +69,7 @@ impl BlockSpec {
     /// A disk that is all there, without limits.
     pub fn new(file: File, read_only: bool, serial: &str) -> Self {
         let (serial, limits) = (serial.to_owned(), Limits::default());
-        BlockSpec { file, read_only, serial, lazy: None, limits }
+        BlockSpec { file, read_only, serial, lazy: None, encrypted: None, limits }
     }
 }
 
@@ -113,6 +119,14 @@ pub enum BlockError {
         /// Why.
         source: std::io::Error,
     },
+    /// There is no key, or its template is of no use.
+    #[error("encrypt disk {serial}")]
+    Encrypted {
+        /// Which disk.
+        serial: String,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// Nothing can be waited for.
     #[error("wait for what disk {serial} waits for")]
     Watch {
@@ -159,7 +173,7 @@ impl Block {
     /// # Errors
     /// The file is too small, its size is unknown, the serial is too long, or what a lazy disk needs is of no use.
     pub fn with_watch(spec: BlockSpec, watch: Watch) -> Result<Self, BlockError> {
-        let BlockSpec { mut file, read_only, serial, lazy, limits } = spec;
+        let BlockSpec { mut file, read_only, serial, lazy, encrypted, limits } = spec;
         let mut id = [0; SERIAL_BYTES];
         match id.get_mut(..serial.len()) {
             Some(start) => start.copy_from_slice(serial.as_bytes()),
@@ -179,7 +193,12 @@ impl Block {
             log(format_args!("disk {serial}: the last {rest} of its {bytes} bytes are left out"));
         }
         let lazy = lazy.map(|lazy| Lazy::new(&serial, bytes, lazy)).transpose()?;
-        let disk = Disk { file, sectors, read_only, id };
+        let encrypted = encrypted.map(|spec| Encrypted::new(sectors, spec));
+        let encrypted = match encrypted.transpose() {
+            Ok(encrypted) => encrypted,
+            Err(source) => return Err(BlockError::Encrypted { serial, source }),
+        };
+        let disk = Disk { file, sectors, read_only, id, encrypted };
         let limiter = Limiter::new(limits, Instant::now());
         Ok(Block { disk, chain: Chain::with_capacity(QUEUE_SIZE), lazy, limiter, watch })
     }
@@ -194,10 +213,12 @@ impl VirtioDevice for Block {
     fn traits(&self) -> DeviceTraits {
         let mut features =
             1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_SIZE_MAX;
-        features |= match self.disk.read_only {
-            true => 1 << VIRTIO_BLK_F_RO,
-            false => 1 << VIRTIO_BLK_F_FLUSH,
-        };
+        if self.disk.read_only {
+            features |= 1 << VIRTIO_BLK_F_RO;
+        }
+        if self.disk.flushes() {
+            features |= 1 << VIRTIO_BLK_F_FLUSH;
+        }
         // struct virtio_blk_config (section 5.2.4): capacity, size_max, seg_max, geometry, blk_size.
         let mut config = Vec::with_capacity(24);
         config.extend(self.disk.sectors.to_le_bytes());
@@ -321,11 +342,17 @@ struct Disk {
     sectors: u64,
     read_only: bool,
     id: [u8; SERIAL_BYTES],
+    encrypted: Option<Encrypted>,
 }
 
 impl Disk {
+    /// Whether there is anything to flush: no encrypted disk outlives its key, so none of its data needs to outlive this host.
+    fn flushes(&self) -> bool {
+        !self.read_only && self.encrypted.is_none()
+    }
+
     fn serve(
-        &self,
+        &mut self,
         ram: &GuestMemoryMmap<()>,
         chain: &Chain,
         let_go: &LetGo,
@@ -381,7 +408,7 @@ impl Disk {
                 Ok(Request::Write { offset, bytes: payload })
             }
             VIRTIO_BLK_T_IN | VIRTIO_BLK_T_OUT => Err(BadRequest::Invalid),
-            VIRTIO_BLK_T_FLUSH if self.read_only => Err(BadRequest::Unsupported),
+            VIRTIO_BLK_T_FLUSH if !self.flushes() => Err(BadRequest::Unsupported),
             VIRTIO_BLK_T_FLUSH => Ok(Request::Flush),
             VIRTIO_BLK_T_GET_ID if room >= SERIAL_BYTES as u64 => Ok(Request::GetId),
             VIRTIO_BLK_T_GET_ID => Err(BadRequest::Invalid),
@@ -400,21 +427,28 @@ impl Disk {
 
     /// Bytes written into guest memory; `None` when the storage failed.
     fn execute(
-        &self,
+        &mut self,
         request: Request,
         ram: &GuestMemoryMmap<()>,
         chain: &Chain,
         let_go: &LetGo,
     ) -> Option<u64> {
+        let transfer = |offset| io::Transfer { file: &self.file, offset, ram, let_go };
         match request {
-            Request::Read { offset, bytes } => {
-                let transfer = io::Transfer { file: &self.file, offset, ram, let_go };
-                transfer.read(chain.writable(), 0, bytes).ok().map(|()| bytes)
+            Request::Read { offset, bytes } => match &mut self.encrypted {
+                Some(encrypted) => encrypted.read(&transfer(offset), chain, bytes),
+                None => transfer(offset).read(chain.writable(), 0, bytes),
             }
-            Request::Write { offset, bytes } => {
-                let transfer = io::Transfer { file: &self.file, offset, ram, let_go };
-                transfer.write(chain.readable(), HEADER_BYTES as u64, bytes).ok().map(|()| 0)
+            .ok()
+            .map(|()| bytes),
+            Request::Write { offset, bytes } => match &mut self.encrypted {
+                Some(encrypted) => {
+                    encrypted.write(&transfer(offset), chain, HEADER_BYTES as u64, bytes)
+                }
+                None => transfer(offset).write(chain.readable(), HEADER_BYTES as u64, bytes),
             }
+            .ok()
+            .map(|()| 0),
             Request::Flush => self.file.sync_data().ok().map(|()| 0),
             Request::GetId => chain.write_at(ram, 0, &self.id).then_some(SERIAL_BYTES as u64),
         }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::block::{Block, BlockSpec, CHUNK_BYTES, IN_FLIGHT_MAX, LazySpec};
+use super::block::{Block, BlockSpec, CHUNK_BYTES, EncryptedSpec, IN_FLIGHT_MAX, LazySpec};
 use super::driver::{
     Buffer, DATA, GuestDriver, HIGH, REGION_BYTES, TURNS_MAX, ram, readable, writable,
 };
@@ -80,14 +80,12 @@ pub fn rng(data: &[u8]) {
     check(&mut driver, 0, &[writable(CHECK_AT, 32)], 32);
 }
 
-/// The block device, with requests that are almost right. Lazy ones have a server that is right in most of what it says.
+/// The block device, of every kind, with requests that are almost right. Lazy ones have a server that is right in most of what it says.
 pub fn block(data: &[u8]) {
     let mut script = Script(data);
-    let (read_only, is_lazy) = match script.byte() % 4 {
-        0 => (true, true),
-        1 => (true, false),
-        _ => (false, false),
-    };
+    let how = script.byte() % 4;
+    let (read_only, is_lazy) = (how < 2, how == 0);
+    let encrypted = (how == 3).then(|| EncryptedSpec { template: scratch_file(1000) });
     // A lazy disk has as many chunks as another has pages, and requests for it are spread as far.
     let scale = if is_lazy { CHUNK_BYTES / 4096 } else { 1 };
     let Some(file) = scratch_file(SECTORS.saturating_mul(512).saturating_mul(scale)) else {
@@ -97,7 +95,7 @@ pub fn block(data: &[u8]) {
         Some((lazy, server)) => (Some(lazy), Some(server)),
         None => (None, None),
     };
-    let spec = BlockSpec { lazy, ..BlockSpec::new(file, read_only, "fuzz") };
+    let spec = BlockSpec { lazy, encrypted, ..BlockSpec::new(file, read_only, "fuzz") };
     let Ok(disk) = Block::new(spec) else { return };
     let Some(mut driver) = driver_for(Box::new(disk)) else { return };
     while !script.is_empty() {

@@ -80,7 +80,7 @@ fn fill(ram: &GuestMemoryMmap<()>, chain: &Chain) -> Answer {
 }
 
 /// Fills `bytes` from the host kernel's generator; false if it has none to give.
-fn random(bytes: &mut [u8]) -> bool {
+pub(super) fn random(bytes: &mut [u8]) -> bool {
     let mut left = bytes;
     while !left.is_empty() {
         // SAFETY: the pointer and the length are those of a live, exclusively borrowed slice.

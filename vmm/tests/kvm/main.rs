@@ -17,5 +17,3 @@ mod order;
 mod pause;
 #[cfg(test)]
 mod start;
-#[cfg(test)]
-mod workers;

@@ -34,7 +34,7 @@ const BOUNDARIES: &[Boundary] = &[
             "votive-artifact",
             "votive-protocol",
         ],
-        why: "the VMM knows no invocation, no HTTP, no JSON and holds no key",
+        why: "the VMM knows no invocation, no HTTP, no JSON, and is given no key",
     },
     Boundary {
         package: "votive-agent",

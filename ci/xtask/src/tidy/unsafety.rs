@@ -27,6 +27,7 @@ const FILES: &[&str] = &[
     "vmm/src/userfault.rs",
     "vmm/src/vcpu.rs",
     "vmm/src/virtio/block/io.rs",
+    "vmm/src/virtio/block/xts.rs",
     "vmm/src/virtio/rng.rs",
     "vmm/src/virtio/vsock/host.rs",
     "vmm/src/virtio/watch.rs",

@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap};
 
+use super::SECTOR_BYTES;
 use crate::virtio::ring::parts;
 use crate::virtio::{LetGo, Segment};
 
@@ -78,6 +79,73 @@ impl Transfer<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl Transfer<'_> {
+    /// What comes after `done` of `bytes` bytes of whole sectors: its first sector, and its length, at most `most`. `None`:
+    /// nothing.
+    pub(super) fn piece(
+        &self,
+        done: u64,
+        bytes: u64,
+        most: usize,
+    ) -> io::Result<Option<(u64, usize)>> {
+        if self.let_go.is_set() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let left = bytes.saturating_sub(done).min(most as u64);
+        let sector = self.offset.saturating_add(done) / SECTOR_BYTES;
+        Ok(usize::try_from(left).ok().filter(|left| *left > 0).map(|left| (sector, left)))
+    }
+}
+
+/// Fills `bytes` from `offset` of `file` on; how many there are before its end.
+pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let vector = libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() };
+        // SAFETY: the vector covers a slice that is exclusively borrowed. The descriptor is open.
+        let moved = unsafe { libc::preadv2(file.as_raw_fd(), &vector, 1, at(offset, done)?, 0) };
+        match moved_bytes(moved)? {
+            Some(0) => break,
+            Some(moved) => done = done.saturating_add(moved),
+            None => {}
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all of `bytes` at `offset` of `file`.
+pub(super) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        let start = rest.as_ptr().cast_mut().cast();
+        let vector = libc::iovec { iov_base: start, iov_len: rest.len() };
+        // SAFETY: the vector covers a slice that is borrowed, and the kernel reads it only. The descriptor is open.
+        let moved = unsafe { libc::pwritev2(file.as_raw_fd(), &vector, 1, at(offset, done)?, 0) };
+        match moved_bytes(moved)? {
+            Some(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Some(moved) => done = done.saturating_add(moved),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+fn at(offset: u64, done: usize) -> io::Result<libc::off_t> {
+    let at = offset.checked_add(done as u64).and_then(|at| at.try_into().ok());
+    at.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// What a call says that it moved; `None`: a signal came first.
+fn moved_bytes(moved: isize) -> io::Result<Option<usize>> {
+    match usize::try_from(moved) {
+        Ok(moved) => Ok(Some(moved)),
+        Err(_) => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            error => Err(error),
+        },
     }
 }
 

@@ -1,6 +1,7 @@
 //! Devices on a real event loop.
 
 use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use event_manager::{EventManager, SubscriberOps};
@@ -9,6 +10,7 @@ use super::*;
 use crate::virtio::driver::{DATA, GuestDriver, ram, writable};
 use crate::virtio::rng::Rng;
 use crate::virtio::vsock::{Vsock, VsockSpec};
+use crate::virtio::{DeviceTraits, Rings, VirtioDevice};
 
 #[test]
 fn one_event_loop_serves_guests_and_host_programs() {
@@ -43,4 +45,34 @@ fn one_event_loop_serves_guests_and_host_programs() {
     // Operation 1, to port 52: a request.
     assert_eq!(guest.read(DATA + 20, 4), 52u32.to_le_bytes());
     assert_eq!(guest.read(DATA + 30, 2), [1, 0]);
+}
+
+/// A device whose host's side cannot be waited for.
+struct Unwaitable(std::fs::File);
+
+impl VirtioDevice for Unwaitable {
+    fn traits(&self) -> DeviceTraits {
+        DeviceTraits { name: "odd", ..Rng::new().traits() }
+    }
+
+    fn activate(&mut self, _features: u64) {}
+
+    fn process(&mut self, _rings: &mut Rings, _wake: Wake) {}
+
+    fn reset(&mut self) {}
+
+    fn host_events(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
+    }
+}
+
+#[test]
+fn a_worker_that_cannot_wait_says_so_before_its_thread_ends() {
+    let device = Box::new(Unwaitable(tempfile::tempfile().unwrap()));
+    let driver = GuestDriver::new(Box::new(Rng::new()), ram().unwrap()).unwrap();
+    let interrupt = driver.interrupt().try_clone().unwrap();
+    let device = MmioDevice::new(device, ram().unwrap(), interrupt).unwrap();
+    let (died, why) = std::sync::mpsc::channel();
+    spawn_worker(device, move |error| died.send(error.to_string()).unwrap()).unwrap();
+    assert_eq!(why.recv().unwrap(), "wait for notifications of odd");
 }
