@@ -134,8 +134,11 @@ impl Machine {
 }
 
 impl Drop for Machine {
-    /// Takes the socket away. Its device cannot: vCPU threads share it, and they end with the process only.
+    /// Has keys overwritten, and takes the socket away. Its device cannot: vCPU threads share it, and they end with the process only.
     fn drop(&mut self) {
+        for device in self.bus.devices() {
+            device.end();
+        }
         if let Some(socket) = &self.socket {
             // It is gone already when no vCPU was left.
             let _ = std::fs::remove_file(socket);

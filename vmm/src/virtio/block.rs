@@ -282,6 +282,12 @@ impl VirtioDevice for Block {
         }
     }
 
+    fn end(&mut self) {
+        if let Some(encrypted) = &mut self.disk.encrypted {
+            encrypted.forget();
+        }
+    }
+
     fn host_events(&self) -> Option<BorrowedFd<'_>> {
         Some(self.watch.as_fd())
     }

@@ -1,4 +1,4 @@
-//! What a device model is to its transport: plain data and four calls.
+//! What a device model is to its transport: plain data and a few calls.
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -51,6 +51,9 @@ pub trait VirtioDevice: Send {
     /// The driver reset the device, or it is about to be activated anew: back to the state after construction. The queues
     /// are gone already. Idempotent.
     fn reset(&mut self);
+
+    /// The machine has ended: overwrites what nobody may find in this host's memory. The device serves errors from then on.
+    fn end(&mut self) {}
 
     /// A descriptor that becomes readable when the host side has work; the worker then calls [`VirtioDevice::process`] with
     /// [`Wake::Host`] if a driver is active. Must be quiet while none is. Asked for once, by the worker.

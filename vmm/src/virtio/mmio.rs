@@ -158,6 +158,15 @@ impl MmioDevice {
         true
     }
 
+    /// The machine has ended; see [`VirtioDevice::end`]. Waits for nobody: a worker that is in the middle of a request keeps its
+    /// device.
+    pub fn end(&self) {
+        self.let_go.set(true);
+        if let Ok(mut seat) = self.seat.try_lock() {
+            seat.device.end();
+        }
+    }
+
     /// A guest's read at `offset` in the window. Nonsense reads as 0.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);

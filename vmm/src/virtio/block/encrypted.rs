@@ -10,6 +10,8 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 
+use zeroize::Zeroize;
+
 use super::io::{Transfer, read_at, write_all_at};
 use super::xts::{UNIT_BYTES, Xts};
 use crate::virtio::Chain;
@@ -29,7 +31,8 @@ pub struct EncryptedSpec {
 
 /// The state of an encrypted disk.
 pub(super) struct Encrypted {
-    xts: Box<Xts>,
+    /// Gone once the machine has ended.
+    xts: Option<Box<Xts>>,
     template: Option<File>,
     written: Written,
     buffer: Box<[u8]>,
@@ -55,11 +58,17 @@ impl Encrypted {
             }
         }
         Ok(Encrypted {
-            xts: Xts::draw()?,
+            xts: Some(Xts::draw()?),
             template: spec.template,
             written: Written::new(sectors),
             buffer: vec![0; BUFFER_BYTES].into(),
         })
+    }
+
+    /// Overwrites the keys and the last data; what was written can be read by nobody from now on.
+    pub(super) fn forget(&mut self) {
+        self.xts = None;
+        self.buffer.zeroize();
     }
 
     /// Reads `bytes` bytes of the disk into the first writable ones of `chain`.
@@ -87,9 +96,10 @@ impl Encrypted {
             let offset = sector.saturating_mul(UNIT_BYTES as u64);
             let bytes = now.as_flattened_mut();
             if is_written {
+                let xts = self.xts.as_ref().ok_or(io::ErrorKind::PermissionDenied)?;
                 is_so(read_at(file, bytes, offset)? == bytes.len())?;
                 for (number, unit) in (sector..).zip(now) {
-                    self.xts.decrypt(unit, number);
+                    xts.decrypt(unit, number);
                 }
             } else {
                 let template = self.template.as_ref();
@@ -114,9 +124,10 @@ impl Encrypted {
         while let Some((sector, count)) = io.piece(done, bytes, self.buffer.len())? {
             let piece = self.buffer.get_mut(..count).unwrap_or_default();
             is_so(chain.read_at(io.ram, skip.saturating_add(done), piece))?;
+            let xts = self.xts.as_ref().ok_or(io::ErrorKind::PermissionDenied)?;
             let (units, _) = piece.as_chunks_mut::<UNIT_BYTES>();
             for (number, unit) in (sector..).zip(units.iter_mut()) {
-                self.xts.encrypt(unit, number);
+                xts.encrypt(unit, number);
             }
             let sectors = units.len();
             write_all_at(io.file, piece, sector.saturating_mul(UNIT_BYTES as u64))?;

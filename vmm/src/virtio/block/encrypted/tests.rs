@@ -177,6 +177,22 @@ fn the_same_file_is_noise_to_the_next_machine() {
 }
 
 #[test]
+fn without_its_key_a_disk_has_errors_and_its_template() {
+    let mut rig = rig();
+    assert_eq!(rig.write(20, &[1; 512]), 0);
+    let before = rig.file();
+    rig.driver.device().end();
+    // A driver that goes on all the same.
+    let offered = rig.driver.offered();
+    assert!(rig.driver.start(offered & !(1 << 29)));
+    assert_eq!(rig.request(0, 20, &[writable(HIGH, 512)]), 1);
+    assert_eq!(rig.write(20, &[2; 512]), 1);
+    assert_eq!(rig.write(30, &[2; 512]), 1);
+    assert_eq!(rig.read(0, 20), fresh()[..20 * 512]);
+    assert_eq!(rig.file(), before);
+}
+
+#[test]
 fn there_is_nothing_to_flush_and_nothing_that_says_so() {
     let mut rig = rig();
     assert_eq!(rig.driver.offered() & (1 << 9 | 1 << 5), 0);
