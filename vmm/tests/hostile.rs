@@ -18,6 +18,7 @@ mod cases {
             scale: 3,
             limit: Duration::from_secs(300),
             deadline: Duration::from_secs(1),
+            jobs: 2,
             json: false,
             shard: (0, 1),
         };

@@ -41,6 +41,9 @@ struct Arguments {
     /// Seconds that those cases run that only their deadline ends.
     #[arg(long, default_value_t = 2)]
     deadline: u64,
+    /// Cases at a time, each beside an innocent microVM of its own.
+    #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
+    jobs: usize,
     /// Part I of N of the cases, as I/N with I from 1.
     #[arg(long, value_parser = parse_shard, default_value = "1/1")]
     shard: (usize, usize),
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         scale: arguments.scale,
         limit: Duration::from_secs(arguments.limit),
         deadline: Duration::from_secs(arguments.deadline),
+        jobs: arguments.jobs,
         json: arguments.json,
         shard: arguments.shard,
     };

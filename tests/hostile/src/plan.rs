@@ -2,9 +2,11 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
 
 use crate::judge::{self, Usual};
@@ -34,6 +36,8 @@ pub struct Plan {
     pub limit: Duration,
     /// How long those cases run that only their deadline ends.
     pub deadline: Duration,
+    /// How many cases run at a time, each beside an innocent microVM of its own.
+    pub jobs: usize,
     /// JSON lines instead of a table.
     pub json: bool,
     /// This part of the cases only: the first of it, from 0, and the number of parts.
@@ -65,7 +69,7 @@ impl Plan {
     ///
     /// # Errors
     /// A VMM cannot be started, or `out` not be written.
-    pub fn run(&self, out: &mut dyn Write) -> Result<Counts> {
+    pub fn run(&self, out: &mut (dyn Write + Send)) -> Result<Counts> {
         let votive = Subject { kind: Kind::Votive, program: self.votive.clone() };
         let mut counts = self.run_subject(&votive, out)?;
         if let Some(program) = &self.firecracker {
@@ -89,32 +93,45 @@ impl Plan {
         seeded.skip(self.shard.0).step_by(self.shard.1.max(1))
     }
 
-    fn run_subject(&self, subject: &Subject, out: &mut dyn Write) -> Result<Counts> {
-        let mut counts = Counts::default();
+    fn run_subject(&self, subject: &Subject, out: &mut (dyn Write + Send)) -> Result<Counts> {
         let mut neighbour = Neighbour::start(subject)?;
         let idle = self.one(subject, &CASES[0], self.seed, &mut neighbour)?;
         if idle.code != Some(0) {
             bail!("{} does not run the guest that does nothing: {idle:?}", subject.name());
         }
+        let usual = Usual { peak_kib: idle.peak_kib, calls: neighbour.order()?.calls };
+        drop(neighbour);
         let is_comparable =
             |case: &Case| subject.kind == Kind::Votive || !case.is_of_votive_alone();
-        let usual = Usual { peak_kib: idle.peak_kib, calls: neighbour.order()?.calls };
-        for (case, seed) in self.cases().filter(|(case, _)| is_comparable(case)) {
-            let got = self.one(subject, case, seed, &mut neighbour)?;
-            let complaints = judge::complaints(subject.kind, case.expected, &got, usual);
-            if complaints.is_empty() {
-                counts.passed += 1
-            } else {
-                counts.failed += 1
+        let left = Mutex::new(self.cases().filter(|(case, _)| is_comparable(case)));
+        let sum = Mutex::new((Counts::default(), out));
+        let work = || -> Result<()> {
+            let mut neighbour = Neighbour::start(subject)?;
+            loop {
+                let next = left.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((case, seed)) = next else { return Ok(()) };
+                let got = self.one(subject, case, seed, &mut neighbour)?;
+                if got.neighbour_operations == 0 {
+                    neighbour = Neighbour::start(subject)?;
+                }
+                let complaints = judge::complaints(subject.kind, case.expected, &got, usual);
+                let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+                let (counts, out) = &mut *sum;
+                let count =
+                    if complaints.is_empty() { &mut counts.passed } else { &mut counts.failed };
+                *count += 1;
+                let expected = expected(subject.kind, case.expected);
+                let (case, subject) = (case.name, subject.name());
+                self.show(&Line { case, seed, subject, expected, complaints, got: &got }, out)?;
             }
-            if got.neighbour_operations == 0 {
-                neighbour = Neighbour::start(subject)?;
-            }
-            let expected = expected(case.expected);
-            let (case, subject) = (case.name, subject.name());
-            let line = Line { case, seed, subject, expected, complaints, got: &got };
-            self.show(&line, out)?;
-        }
+        };
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().try_for_each(|worker| {
+                worker.join().map_err(|_| anyhow!("a worker of the suite died"))?
+            })
+        })?;
+        let (counts, _) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(counts)
     }
 
@@ -136,7 +153,7 @@ impl Plan {
         run::run(subject, case, &orders, limit, neighbour)
     }
 
-    fn show(&self, line: &Line<'_>, out: &mut dyn Write) -> Result<()> {
+    fn show(&self, line: &Line<'_>, out: &mut (dyn Write + Send)) -> Result<()> {
         if self.json {
             return Ok(writeln!(out, "{}", serde_json::to_string(line)?)?);
         }
@@ -169,12 +186,14 @@ impl Plan {
     }
 }
 
-fn expected(expected: Expected) -> String {
-    match expected {
-        Expected::Answers => "answers, exit 0".to_owned(),
-        Expected::AnswersUnheard => "exit 0".to_owned(),
-        Expected::Ends { code, .. } => format!("exit {code}"),
-        Expected::Deadline => "the deadline, exit 6".to_owned(),
+fn expected(kind: Kind, expected: Expected) -> String {
+    match (expected, kind) {
+        (Expected::Answers, _) => "answers, exit 0".to_owned(),
+        (Expected::AnswersUnheard, _) => "exit 0".to_owned(),
+        (Expected::Ends { code, .. }, Kind::Votive) => format!("exit {code}"),
+        (Expected::Ends { .. }, Kind::Firecracker) => "an exit code but 0".to_owned(),
+        (Expected::Deadline, Kind::Votive) => "the deadline, exit 6".to_owned(),
+        (Expected::Deadline, Kind::Firecracker) => "no end".to_owned(),
     }
 }
 

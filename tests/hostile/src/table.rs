@@ -184,7 +184,7 @@ pub const CASES: &[Case] = &[
     answers("serial-registers", "every register with anything, a loop that is never emptied"),
     answers("port-reads", "reads of 1, 2 and 4 bytes from all 65,536 ports"),
     answers("port-writes", "writes of 1, 2 and 4 bytes to all ports but those that end a microVM"),
-    answers("port-strings", "string instructions of 3,000 bytes"),
+    answers("port-strings", "string instructions of up to 3,000 bytes"),
     answers("mark-flood", "marks by the ten thousand"),
     answers("keyboard-reset", "the keyboard controller's reset, which is nobody's port here"),
     answers("own-code-rewritten", "calls code that it rewrites before each call"),

@@ -5,10 +5,10 @@ use crate::Guest;
 use crate::layout::AREAS;
 use crate::machine::{self, EXIT_PORT, KEYBOARD_PORT, KEYBOARD_RESET, MARK_PORT};
 
-/// Ports that are looked at: all of them, or each thirteenth and the first 4,096 when repetitions are scaled down.
+/// Ports that are looked at: all of them, or the first 1,280 and each 61st when repetitions are scaled down.
 fn ports(guest: &Guest<'_>) -> impl Iterator<Item = u16> {
     let all = guest.command_line.scale >= 100;
-    (0..=u16::MAX).filter(move |port| all || *port < 4096 || port.is_multiple_of(13))
+    (0..=u16::MAX).filter(move |port| all || *port < 1280 || port.is_multiple_of(61))
 }
 
 /// Reads of 1, 2 and 4 bytes.
@@ -49,12 +49,13 @@ pub(super) fn writes(guest: &mut Guest<'_>) -> Outcome {
     Outcome::Answers
 }
 
-/// String instructions of 3,000 bytes to ports that are there and that are not.
+/// String instructions of up to 3,000 bytes to ports that are there and that are not.
 pub(super) fn strings(guest: &mut Guest<'_>) -> Outcome {
     for port in [0x60, 0x70, 0x80, 0x3f9, 0x3fd, 0xcf8, 0xcfc, 0xfff0] {
         for _ in 0..guest.command_line.times(10) {
-            machine::out_string(port, AREAS, 3000);
-            machine::in_string(port, AREAS, 3000);
+            let bytes = guest.command_line.times(3000).clamp(300, 3000);
+            machine::out_string(port, AREAS, bytes);
+            machine::in_string(port, AREAS, bytes);
         }
     }
     Outcome::Answers
