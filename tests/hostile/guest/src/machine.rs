@@ -1,7 +1,7 @@
 //! The machine, bare: ports, memory by its physical address, and the gate to privilege level 0.
 //!
 //! These functions can do anything to the guest that calls them. That is the point of this program, which is the only one in
-//! its machine; none of the addresses belongs to an object that Rust knows of, but for those of [`crate::entry`].
+//! its machine; none of the addresses belongs to an object that Rust knows of, but for those of `entry`.
 
 #![expect(unsafe_code, reason = "ports, physical memory and privileged instructions")]
 
@@ -127,7 +127,7 @@ pub(crate) fn call(address: u64) -> u64 {
     result
 }
 
-/// What privilege level 0 does for the rest; the numbers are known to [`crate::entry`].
+/// What privilege level 0 does for the rest; the numbers are known to `entry`.
 #[derive(Clone, Copy, Debug)]
 #[repr(u64)]
 pub(crate) enum Privileged {
