@@ -1,8 +1,10 @@
 //! The host's side of a microVM's vsock device: an echo, a sink, a place for reports, each a Unix socket.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -17,6 +19,7 @@ use rustix::net::{
 use votive_hostile_guest::layout::{PORT_ECHO, PORT_REPORT, PORT_SINK};
 
 use crate::process::Usage;
+use crate::subject::{Files, Sockets};
 
 /// Streams that the sink keeps open; of more, the oldest is closed.
 const SINK_MAX: usize = 300;
@@ -81,15 +84,20 @@ impl Peers {
         Ok(peers)
     }
 
-    /// The VMM's end of a network on which every frame comes back to its sender: a socket that keeps packets apart.
+    /// The VMM's ends of a network on which every frame comes back to its sender, and of the server of a lazy disk that has the
+    /// first chunk only.
     ///
     /// # Errors
-    /// No sockets or no thread.
-    pub fn network(&self) -> Result<OwnedFd> {
-        let (ours, theirs) =
+    /// No sockets, no thread, no table.
+    pub fn sockets(&self, files: &Files) -> Result<Sockets> {
+        let (network, tap) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        thread::Builder::new().stack_size(STACK_BYTES).spawn(move || send_back(&ours))?;
-        Ok(theirs)
+        thread::Builder::new().stack_size(STACK_BYTES).spawn(move || send_back(&network))?;
+        let (server, requests) = UnixStream::pair()?;
+        let table = File::options().write(true).open(files.presence())?;
+        let serve = move || drop(serve_chunks(&server, &table));
+        thread::Builder::new().stack_size(STACK_BYTES).spawn(serve)?;
+        Ok(Sockets { tap, presence: File::open(files.presence())?, requests })
     }
 
     /// Says which process the microVM is.
@@ -177,6 +185,19 @@ fn send_back(socket: &OwnedFd) {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         // A guest that takes nothing loses it.
         let _ = send(socket, frame.get(..count).unwrap_or_default(), flags);
+    }
+}
+
+/// Answers requests for chunks until the VMM is gone: the first is there from then on, no other ever is.
+fn serve_chunks(mut server: &UnixStream, table: &File) -> std::io::Result<()> {
+    let mut index = [0; 4];
+    loop {
+        server.read_exact(&mut index)?;
+        let status = u32::from(index != [0; 4]);
+        if status == 0 {
+            table.write_all_at(&[1], 0)?;
+        }
+        server.write_all(&[index, status.to_le_bytes()].concat())?;
     }
 }
 

@@ -73,7 +73,7 @@ pub fn run(
 ) -> Result<Got> {
     let files = Files::make()?;
     let peers = Peers::listen(&files.socket())?;
-    let mut command = subject.command(&files, orders, limit, Some(peers.network()?))?;
+    let mut command = subject.command(&files, orders, limit, Some(peers.sockets(&files)?))?;
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("starting {command:?}"))?;
     peers.set_process(child.id());

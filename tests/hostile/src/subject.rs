@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::time::{ClockId, clock_gettime};
-use votive_hostile_guest::layout::{DISK_SECTORS, MEMORY_BYTES, SECTOR_MARK};
+use votive_hostile_guest::layout::{CHUNK_BYTES, DISK_SECTORS, MEMORY_BYTES, SECTOR_MARK};
 
 use crate::GUEST;
 
@@ -18,6 +19,9 @@ const CID: u32 = 3;
 /// Its address in the network, and the descriptor of its tap.
 const MAC: &str = "06:00:00:00:00:01";
 const TAP_FD: i32 = 9;
+/// The descriptors of a lazy disk's table and server.
+const PRESENCE_FD: i32 = 10;
+const REQUESTS_FD: i32 = 11;
 
 /// Which VMM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +56,17 @@ pub struct Orders {
     pub scale: u64,
 }
 
+/// What of the host votive's devices are connected to.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Where frames go.
+    pub tap: OwnedFd,
+    /// Which chunks of the lazy disk are there.
+    pub presence: File,
+    /// Who is asked for the others.
+    pub requests: UnixStream,
+}
+
 /// A microVM's files, made in a folder of its own.
 #[derive(Debug)]
 pub struct Files {
@@ -68,8 +83,8 @@ impl Subject {
         }
     }
 
-    /// The command that runs a guest, with its console on standard output. votive gets a deadline of `limit` from now, and a
-    /// network device over `tap` if there is one.
+    /// The command that runs a guest, with its console on standard output. votive gets a deadline of `limit` from now, and what
+    /// `sockets` are for.
     ///
     /// # Errors
     /// Files cannot be written.
@@ -78,7 +93,7 @@ impl Subject {
         files: &Files,
         orders: &Orders,
         limit: Duration,
-        tap: Option<OwnedFd>,
+        sockets: Option<Sockets>,
     ) -> Result<Command> {
         let Orders { case, vcpus, seed, steps, scale } = orders;
         let words = format!(
@@ -96,16 +111,28 @@ impl Subject {
                     &(MEMORY_BYTES >> 20).to_string(),
                 ]);
                 command.arg("--disk").arg(format!("path={}", files.path("disk").display()));
-                let read_only = files.path("read-only");
-                command.arg("--disk").arg(format!("path={},readonly", read_only.display()));
                 command.arg("--vsock").arg(format!("cid={CID},path={}", files.socket().display()));
                 command.arg("--marks").arg(files.path("marks"));
                 command.args(["--console", "stdout", "--cmdline", &words]);
                 command.args(["--deadline", &deadline_ns(limit).to_string()]);
-                if let Some(tap) = tap {
-                    command.args(["--net", &format!("tap=fd:{TAP_FD},mac={MAC}")]);
-                    command.fd_mappings(vec![FdMapping { parent_fd: tap, child_fd: TAP_FD }])?;
-                }
+                let read_only = files.path("read-only");
+                let read_only = format!("path={},readonly", read_only.display());
+                let Some(sockets) = sockets else {
+                    command.args(["--disk", &read_only]);
+                    return Ok(command);
+                };
+                let presence = format!("presence=fd:{PRESENCE_FD},requests=fd:{REQUESTS_FD}");
+                command.args(["--disk", &format!("{read_only},{presence}")]);
+                let (scratch, template) = (files.path("scratch"), files.path("template"));
+                let (scratch, template) = (scratch.display(), template.display());
+                let encrypted = format!("path={scratch},encrypted,template={template}");
+                command.args(["--disk", &encrypted]);
+                command.args(["--net", &format!("tap=fd:{TAP_FD},mac={MAC}")]);
+                command.fd_mappings(vec![
+                    FdMapping { parent_fd: sockets.tap, child_fd: TAP_FD },
+                    FdMapping { parent_fd: sockets.presence.into(), child_fd: PRESENCE_FD },
+                    FdMapping { parent_fd: sockets.requests.into(), child_fd: REQUESTS_FD },
+                ])?;
             }
             Kind::Firecracker => {
                 let config = files.path("config.json");
@@ -135,7 +162,7 @@ impl Subject {
 }
 
 impl Files {
-    /// A folder with the guest and two disks of numbered sectors.
+    /// A folder with the guest and disks of numbered sectors.
     ///
     /// # Errors
     /// Files cannot be written.
@@ -148,8 +175,13 @@ impl Files {
             disk.extend(SECTOR_MARK.to_le_bytes());
             disk.extend([0; 496]);
         }
-        fs::write(files.path("disk"), &disk)?;
-        fs::write(files.path("read-only"), disk)?;
+        for name in ["disk", "read-only", "template"] {
+            fs::write(files.path(name), &disk)?;
+        }
+        let scratch = File::create(files.path("scratch"))?;
+        scratch.set_len(u64::try_from(disk.len())?)?;
+        let chunks = disk.len().div_ceil(usize::try_from(CHUNK_BYTES)?);
+        fs::write(files.presence(), vec![0; chunks])?;
         Ok(files)
     }
 
@@ -157,6 +189,12 @@ impl Files {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.path("v")
+    }
+
+    /// The table of a lazy disk's chunks.
+    #[must_use]
+    pub fn presence(&self) -> PathBuf {
+        self.path("presence")
     }
 
     /// Where Firecracker logs.

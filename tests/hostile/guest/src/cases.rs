@@ -122,7 +122,7 @@ pub(crate) fn find(name: &str) -> Option<Case> {
 pub(crate) fn health(guest: &mut Guest<'_>) {
     for (name, window) in guest.devices.all() {
         let healthy = match name {
-            "block" | "read-only block" => {
+            "block" | "read-only block" | "encrypted block" => {
                 Block::start(window).is_some_and(|mut disk| disk.reads(1) && disk.reads(99))
             }
             "rng" => Rng::start(window).is_some_and(|mut rng| rng.gives()),

@@ -21,6 +21,9 @@ pub const DISK_SECTORS: u64 = 2048;
 /// Bytes 8 to 16 of each sector.
 pub const SECTOR_MARK: u64 = u64::from_le_bytes(*b"HOSTILE\n");
 
+/// Bytes of a chunk of a lazy disk.
+pub const CHUNK_BYTES: u64 = 512 << 10;
+
 /// Device operations that an innocent guest does for each order.
 pub const ORDER_OPERATIONS: u32 = 40;
 

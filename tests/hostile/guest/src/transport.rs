@@ -58,8 +58,10 @@ pub(crate) struct Window {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Devices {
     pub(crate) block: Option<Window>,
-    /// The second disk, which is read-only.
+    /// The second disk, which is read-only; with votive its second half is asked for from a server that does not have it.
     pub(crate) read_only: Option<Window>,
+    /// The third, which votive encrypts.
+    pub(crate) encrypted: Option<Window>,
     pub(crate) vsock: Option<Window>,
     pub(crate) rng: Option<Window>,
     pub(crate) net: Option<Window>,
@@ -78,7 +80,8 @@ impl Devices {
             let place = match window.read(register::DEVICE_ID) {
                 1 => &mut devices.net,
                 2 if devices.block.is_none() => &mut devices.block,
-                2 => &mut devices.read_only,
+                2 if devices.read_only.is_none() => &mut devices.read_only,
+                2 => &mut devices.encrypted,
                 4 => &mut devices.rng,
                 19 => &mut devices.vsock,
                 _ => continue,
@@ -93,6 +96,7 @@ impl Devices {
         let named = [
             ("block", self.block),
             ("read-only block", self.read_only),
+            ("encrypted block", self.encrypted),
             ("vsock", self.vsock),
             ("rng", self.rng),
             ("net", self.net),

@@ -1,6 +1,7 @@
 //! A device that was made ready as it should be, for a case to go on wrongly from there.
 
 use crate::block::{Block, IN};
+use crate::layout::DISK_SECTORS;
 use crate::net::{FRAME_BYTES, HEADER_BYTES as NET_HEADER_BYTES, Net};
 use crate::queue::{Descriptor, NEXT, Queue, WRITE};
 use crate::rng::Rng;
@@ -24,9 +25,11 @@ impl Victim {
     pub(crate) fn start(name: &'static str, window: Window) -> Option<Self> {
         let plain = |address, len, flags| Some(Descriptor { address, len, flags, next: 0 });
         let (queue, request) = match name {
-            "block" | "read-only block" => {
+            "block" | "read-only block" | "encrypted block" => {
                 let [header, answer, data] = Block::places(window);
-                Block::header(window, IN, 1);
+                // What a server has to be asked for takes another way through the device.
+                let sector = if name == "read-only block" { DISK_SECTORS / 2 + 1 } else { 1 };
+                Block::header(window, IN, sector);
                 let request = [(header, 16, 0), (data, 512, WRITE), (answer, 1, WRITE)];
                 (Block::start(window)?.queue, request.map(|(at, len, flags)| plain(at, len, flags)))
             }
