@@ -5,7 +5,7 @@ use crate::layout::DISK_SECTORS;
 use crate::net::{FRAME_BYTES, HEADER_BYTES as NET_HEADER_BYTES, Net};
 use crate::queue::{Descriptor, NEXT, Queue, WRITE};
 use crate::rng::Rng;
-use crate::transport::{Window, status, wait_for};
+use crate::transport::{PATIENCE_TICKS, Window, status, wait_for};
 use crate::vsock::{HEADER_BYTES, PORT_OF_VICTIMS, Vsock, op};
 
 /// Ticks that a device gets to react to what may have no answer: a tenth of a second.
@@ -74,9 +74,18 @@ impl Victim {
 
     /// Notifies the device, and waits until it gave something back, asked for a reset, or did neither for a while.
     pub(crate) fn provoke(&mut self) -> Reaction {
+        self.provoke_within(REACTION_TICKS)
+    }
+
+    /// As [`Victim::provoke`] where something must come, on a host that may be busy.
+    pub(crate) fn provoke_surely(&mut self) -> Reaction {
+        self.provoke_within(PATIENCE_TICKS / 4)
+    }
+
+    fn provoke_within(&mut self, ticks: u64) -> Reaction {
         self.queue.notify();
         let (queue, window) = (self.queue, self.window);
-        wait_for(REACTION_TICKS, || {
+        wait_for(ticks, || {
             queue.used() != queue.seen || window.status() & status::NEEDS_RESET != 0
         });
         let used = self.queue.pop();

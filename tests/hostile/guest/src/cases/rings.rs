@@ -20,7 +20,7 @@ pub(super) fn available_jumps(guest: &mut Guest<'_>) -> Outcome {
             let ahead = victim.queue.size.wrapping_add(jump);
             let jumps = ahead > victim.queue.size;
             victim.queue.set_available(ahead);
-            let reaction = victim.provoke();
+            let reaction = victim.provoke_surely();
             if jumps {
                 guest.report.check_strict(name, reaction.needs_reset, "asks for a reset");
                 guest.report.check_strict(name, reaction.used.is_none(), "serves nothing");
@@ -49,7 +49,7 @@ pub(super) fn heads(guest: &mut Guest<'_>) -> Outcome {
             }
             victim.write_request();
             victim.queue.offer(head);
-            let reaction = victim.provoke();
+            let reaction = victim.provoke_surely();
             guest.report.check_strict(name, reaction.used.is_none(), "gives no such head back");
             guest.report.check_strict(name, reaction.needs_reset, "asks for a reset");
             // A broken device is left alone until then.

@@ -144,7 +144,8 @@ fn storm(guest: &mut Guest<'_>, port: u32, count: u64) -> Outcome {
             vsock.tx.chain(&[(vsock.tx_buffer(), HEADER_BYTES, 0)]);
             vsock.tx.offer(0);
             vsock.tx.notify();
-            if vsock.tx.wait_ticks(PATIENCE_TICKS / 50).is_none() {
+            let patience = if taken == 0 { PATIENCE_TICKS } else { PATIENCE_TICKS / 50 };
+            if vsock.tx.wait_ticks(patience).is_none() {
                 break;
             }
             taken += 1;
