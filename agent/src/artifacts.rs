@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use votive_artifact::cache::{Cache, CacheStats};
+use votive_artifact::chunk::ChunkReads;
 use votive_artifact::digest::Digest;
 use votive_artifact::fetch::{FetchStats, Loader};
 
@@ -44,7 +45,7 @@ pub use origin::{Origin, ResolveError, Resolved};
 pub use reads::{READS_MAX, ReadList};
 
 use granted::Granted;
-use memory::{Budget, Buffers, Share};
+use memory::{Budget, Buffers, PageTable, Share};
 use served::{Reads, Served};
 
 /// Chunks on their way at once, of all images: 64 MiB of buffers. Those that the cache has need no turn at the origin, so that
@@ -123,25 +124,39 @@ pub struct Attached {
     pub reads: FirstReads,
 }
 
-/// The order of an image's first reads.
+/// The order of an image's first reads, and the pages that this environment has read.
 #[derive(Clone, Debug)]
-pub struct FirstReads(Arc<Mutex<Reads>>);
+pub struct FirstReads {
+    reads: Arc<Mutex<Reads>>,
+    pages: Option<Arc<PageTable>>,
+}
 
 impl FirstReads {
     /// Those so far: what was fetched ahead, then what was read beyond it.
     #[must_use]
     pub fn so_far(&self) -> ReadList {
-        lock(&self.0).so_far()
+        let chunks = lock(&self.reads).so_far();
+        self.list(&chunks)
     }
 
     /// Those so far, once for each image: none if there is such a list already, or there is nothing to list.
     pub(crate) fn keep_now(&self) -> Option<ReadList> {
-        lock(&self.0).keep_now()
+        let chunks = lock(&self.reads).keep_now();
+        chunks.map(|chunks| self.list(&chunks))
     }
 
     /// What [`FirstReads::keep_now`] gave is not kept after all.
     pub(crate) fn not_kept(&self) {
-        lock(&self.0).kept = false;
+        lock(&self.reads).kept = false;
+    }
+
+    fn list(&self, chunks: &[u32]) -> ReadList {
+        match &self.pages {
+            Some(pages) => ReadList::new(pages.of(chunks)),
+            None => {
+                ReadList::new(chunks.iter().map(|index| ChunkReads { index: *index, pages: 0 }))
+            }
+        }
     }
 }
 
@@ -193,11 +208,14 @@ impl Artifacts {
                 }
             });
         }
-        let reads = FirstReads(user.served.first_reads());
+        let pages = user.served.page_table().map_err(OpenError::Memory)?.map(Arc::new);
+        let table = pages.as_ref().map(|pages| pages.file()).transpose();
+        let table = table.map_err(OpenError::Memory)?;
+        let reads = FirstReads { reads: user.served.first_reads(), pages };
         let read_limit = self.shared.settings.read_limit;
         tokio::spawn(run(user, socket, read_limit));
         let timeout = read_limit.saturating_add(VMM_MARGIN);
-        let lazy = Some(LazyDisk { presence, requests, timeout });
+        let lazy = Some(LazyDisk { presence, requests, reads: table, timeout });
         Ok(Attached { disk: Disk { file, read_only: true, lazy }, config, reads })
     }
 

@@ -121,6 +121,8 @@ pub struct LazyDisk {
     pub presence: File,
     /// The VMM's end of the socket on which it asks for chunks.
     pub requests: OwnedFd,
+    /// The table of pages that the guest reads, if anybody wants to know.
+    pub reads: Option<File>,
     /// How long a read waits for its chunks.
     pub timeout: Duration,
 }
@@ -322,8 +324,12 @@ fn disk_option(disk: Disk, inherited: &mut Inherited) -> String {
     let Some(lazy) = disk.lazy else { return format!("path={path}{read_only}") };
     let presence = inherited.add(lazy.presence.into());
     let requests = inherited.add(lazy.requests);
+    let reads = lazy.reads.map(|reads| format!(",reads={}", inherited.add(reads.into())));
+    let reads = reads.unwrap_or_default();
     let timeout = lazy.timeout.as_millis().clamp(1, DISK_TIMEOUT_MAX_MS);
-    format!("path={path}{read_only},presence={presence},requests={requests},timeout-ms={timeout}")
+    format!(
+        "path={path}{read_only},presence={presence},requests={requests}{reads},timeout-ms={timeout}"
+    )
 }
 
 /// Descriptors on their way to a child.

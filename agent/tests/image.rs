@@ -8,6 +8,8 @@ mod bed;
 mod places;
 #[path = "image/secret.rs"]
 mod secret;
+#[path = "image/starts.rs"]
+mod starts;
 
 use std::fs;
 

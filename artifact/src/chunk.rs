@@ -11,6 +11,18 @@ use crate::limits::{CHUNKS_MAX, IMAGE_BYTES_MAX};
 /// Bytes of a chunk.
 pub const CHUNK_BYTES: usize = 512 * 1024;
 
+/// Bytes of a page, of which a chunk has 128.
+pub const PAGE_BYTES: usize = CHUNK_BYTES / u128::BITS as usize;
+
+/// What was read of one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkReads {
+    /// Which chunk.
+    pub index: u32,
+    /// Its pages that were read: the lowest bit is the first one.
+    pub pages: u128,
+}
+
 /// The number of chunks of an image of so many bytes; none for an image of a size that there is not: empty, too large, or
 /// no multiple of a block.
 #[must_use]

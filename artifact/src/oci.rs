@@ -13,6 +13,7 @@ mod config;
 mod document;
 mod entries;
 pub mod fuzz;
+mod gathered;
 mod layer;
 mod limits;
 mod pax;
@@ -27,11 +28,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use self::entries::{Entries, EntryKind, Stream};
+use self::gathered::Gathered;
 use self::layer::LayerReader;
 use self::region::{Head, LiveChunks, Region};
 use self::rootfs::Rootfs;
 use self::source::Layout;
 use crate::archive::shown;
+use crate::chunk::ChunkReads;
 use crate::digest::Digest;
 use crate::erofs::{BLOCK, ErofsError, ImageFile, InodeId, Kind, Metadata, Places, Tree, blocks};
 use crate::limits::Limits;
@@ -197,6 +200,20 @@ pub fn image(source: &OciSource, folder: &Path, limits: &Limits) -> Result<Image
     image_laid_out(source, folder, limits, OciLayout::default())
 }
 
+/// As [`image`], with what starts of that image read gathered at the end: the same manifest and the same reads give the same
+/// bytes anywhere. Reads are a hint: whatever they say, the files are the same.
+///
+/// # Errors
+/// [`OciError`]
+pub fn image_for_starts(
+    source: &OciSource,
+    folder: &Path,
+    limits: &Limits,
+    reads: &[ChunkReads],
+) -> Result<Image, OciError> {
+    image_with(source, folder, limits, OciLayout::default(), Some(reads))
+}
+
 /// The digest of the manifest that [`image`] would make an image of: whoever has made it before need not read its layers.
 ///
 /// # Errors
@@ -215,6 +232,16 @@ pub fn image_laid_out(
     limits: &Limits,
     layout: OciLayout,
 ) -> Result<Image, OciError> {
+    image_with(source, folder, limits, layout, None)
+}
+
+fn image_with(
+    source: &OciSource,
+    folder: &Path,
+    limits: &Limits,
+    layout: OciLayout,
+    reads: Option<&[ChunkReads]>,
+) -> Result<Image, OciError> {
     let opened = Layout::open(source)?;
     let (digest, manifest, configuration) = select::image_of(&opened, source)?;
     let config = ContainerConfig::new(configuration.config.unwrap_or_default())?;
@@ -228,7 +255,7 @@ pub fn image_laid_out(
     let mut summary = flattened.summary();
     summary.zipped_bytes = layers.iter().map(|layer| layer.size).sum();
     flattened.rootfs.add_mount_points().map_err(|name| OciError::MountPoint { name })?;
-    let (file, image_bytes) = flattened.finish()?;
+    let (file, image_bytes) = flattened.finish(reads)?;
     summary.image_bytes = image_bytes;
     Ok(Image { file, config, manifest: digest, summary })
 }
@@ -324,32 +351,49 @@ impl Flattened {
         summary
     }
 
-    /// Writes what names lead to, and ends the image; also gives its size.
-    fn finish(mut self) -> Result<(File, u64), OciError> {
+    /// Writes what names lead to, gathers what was read, and ends the image; also gives its size.
+    fn finish(mut self, reads: Option<&[ChunkReads]>) -> Result<(File, u64), OciError> {
         let tree = &self.rootfs.tree;
         let order = tree.in_path_order();
         let folders = || order.iter().copied().filter(|id| tree.children(*id).is_some());
         self.places.place_folders(tree, folders(), self.head.next, Head::END, &mut self.image)?;
+        let linked = tree.link_counts();
+        let reached: Vec<bool> = linked.iter().map(|links| *links > 0).collect();
+        let mut places = self.places.clone();
+        let gather = |reads| Gathered::new(reads, tree, &reached, &mut places, &mut self.image);
+        let gathered = reads.map(gather).transpose()?;
         let bytes = u64::from(self.image.blocks()) * BLOCK;
         if bytes > crate::limits::IMAGE_BYTES_MAX {
             return Err(ErofsError::TooBig.into());
         }
-        let linked = tree.link_counts();
         let named = linked.iter().filter(|links| **links > 0).count() as u64;
-        let reached: Vec<bool> = linked.iter().map(|links| *links > 0).collect();
         let links = self.rootfs.links(linked);
-        let metadata = Metadata { tree, places: &self.places, links: &links, named };
         let others = tree.ids().filter(|id| tree.children(*id).is_none());
-        metadata.write(others.chain(folders()), &self.image)?;
-        self.make_holes(&reached)?;
+        let metadata = Metadata { tree, places: &places, links: &links, named };
+        match &gathered {
+            None => metadata.write(others.chain(folders()), &self.image)?,
+            Some(gathered) => {
+                // A layer's inodes stay where they are as well, so that its chunks are what they are in other images.
+                let plain = Metadata { places: &self.places, ..metadata };
+                plain.write_inodes(others, &self.image)?;
+                let folders = folders().filter(|id| !gathered.moved(*id));
+                metadata.write_inodes(folders, &self.image)?;
+                gathered.write(&metadata, &self.image)?;
+            }
+        }
+        self.make_holes(&reached, gathered.as_ref())?;
         Ok((self.image.finish()?, bytes))
     }
 
     /// Leaves out what nothing leads to any more.
-    fn make_holes(&self, reached: &[bool]) -> Result<(), ErofsError> {
+    fn make_holes(&self, reached: &[bool], gathered: Option<&Gathered>) -> Result<(), ErofsError> {
         let tree = &self.rootfs.tree;
         let mut live = LiveChunks::new(self.image.blocks());
         live.mark(0, BLOCK);
+        if let Some(gathered) = gathered {
+            let at = u64::from(gathered.first_block()) * BLOCK;
+            live.mark(at, u64::from(self.image.blocks()) * BLOCK - at);
+        }
         for id in tree.ids() {
             let Some((inode, data)) = self.extents(tree, id) else { continue };
             if reached[id.index()] {

@@ -38,8 +38,8 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 /// The most objects that a listing gives: more are a store that lies, or a root that no machine can delete in a day.
 pub(crate) const LISTED_MAX: usize = 64 << 20;
 
-/// The most bytes of a read list: its head and 512 chunks.
-pub const READS_BYTES_MAX: usize = 8 + 4 * 512;
+/// The most bytes of a read list: its head, and index and pages of 512 chunks.
+pub const READS_BYTES_MAX: usize = 8 + 20 * 512;
 
 /// A store of artifacts.
 #[derive(Clone)]

@@ -43,7 +43,7 @@ fn measure() -> Result<bool, Box<dyn Error>> {
     presence.write_all_at(&[1; CHUNKS as usize], 0)?;
     let (mut server, requests) = UnixStream::pair()?;
     server.set_nonblocking(true)?;
-    let lazy = LazySpec { presence, requests, timeout: Duration::from_secs(60) };
+    let lazy = LazySpec { presence, requests, reads: None, timeout: Duration::from_secs(60) };
     let mut disks =
         [Disk::new(plain.try_clone()?, None)?, Disk::new(memory.try_clone()?, Some(lazy))?];
     let mut rounds = [vec![], vec![], vec![]];

@@ -297,6 +297,10 @@ fn open_lazy(spec: LazyDiskSpec) -> Result<LazySpec, BootError> {
     Ok(LazySpec {
         presence: open("disk presence", &FileRef::Fd(spec.presence), Access::Read)?,
         requests: UnixStream::from(OwnedFd::from(requests)),
+        reads: spec
+            .reads
+            .map(|fd| open("disk reads", &FileRef::Fd(fd), Access::ReadWrite))
+            .transpose()?,
         timeout: Duration::from_millis(spec.timeout_ms.into()),
     })
 }

@@ -37,11 +37,12 @@ votive-vmm --kernel FILE --vcpus N --memory-mib N [options]
                        to huge pages, so PID 1 starts sooner; demand (the default): as copied, while the
                        guest runs already; without the right to userfaultfd, mapped
   --cmdline TEXT       added to the kernel's command line; may hold ` -- args` for PID 1
-  --disk path=FILE[,readonly][,presence=fd:N,requests=fd:M[,timeout-ms=T]]
+  --disk path=FILE[,readonly][,presence=fd:N,requests=fd:M[,reads=fd:K][,timeout-ms=T]]
          [,encrypted[,template=FILE]][,bandwidth=L][,operations=L]
                        /dev/vda, /dev/vdb, ... in the order given; at most 8; with presence and requests
                        a chunk is there once the table N says so, and asked for on the Unix socket M
-                       (docs/vmm.md); a read that has waited T milliseconds, or 30000, is an I/O error
+                       (docs/vmm.md); a read that has waited T milliseconds, or 30000, is an I/O error;
+                       pages that were read are noted in the table K;
                        encrypted: under a key that ends with this process; what was never written reads as the
                        template, which is only read, or as zeros
                        L is RATE[/BURST]: so much a second, in bytes or requests (docs/devices.md)
@@ -397,7 +398,9 @@ impl ValidSpec {
                 FileRef::Fd(fd) => Some(*fd),
                 FileRef::Path(_) => None,
             })
-            .chain(lazy.flat_map(|lazy| [lazy.presence, lazy.requests]))
+            .chain(
+                lazy.flat_map(|lazy| [lazy.presence, lazy.requests].into_iter().chain(lazy.reads)),
+            )
             .chain(self.vsock.iter().flat_map(|vsock| vsock.ports.iter().map(|(_, fd)| *fd)))
             .chain(self.net.as_ref().map(|net| net.tap))
             .chain(self.control)

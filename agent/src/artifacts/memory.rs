@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, Mode, SealFlags, fchmod, fcntl_add_seals, memfd_create};
-use votive_artifact::chunk::CHUNK_BYTES;
+use votive_artifact::chunk::{CHUNK_BYTES, ChunkReads, PAGE_BYTES};
 use votive_artifact::manifest::Manifest;
 
 /// What the table holds for a chunk that is there.
@@ -47,9 +47,38 @@ impl Memory {
         self.image_bytes.saturating_sub(start_of(index)).min(CHUNK_BYTES as u64)
     }
 
+    /// A table in which no page was read.
+    pub(super) fn page_table(&self) -> io::Result<PageTable> {
+        memory_file("votive-reads", self.image_bytes.div_ceil(PAGE_BYTES as u64)).map(PageTable)
+    }
+
     /// The image and the table, to be read only.
     pub(super) fn read_only(&self) -> io::Result<(File, File)> {
         Ok((reopen(&self.image)?, reopen(&self.presence)?))
+    }
+}
+
+/// Which pages one guest has read, a byte for each: its VMM writes it, and may be in its guest's hands.
+#[derive(Debug)]
+pub(super) struct PageTable(File);
+
+impl PageTable {
+    /// The table, to be written.
+    pub(super) fn file(&self) -> io::Result<File> {
+        self.0.try_clone()
+    }
+
+    /// What was read of these chunks.
+    pub(super) fn of(&self, chunks: &[u32]) -> Vec<ChunkReads> {
+        let pages = |index: u32| {
+            let mut table = [0; CHUNK_BYTES / PAGE_BYTES];
+            let at = u64::from(index) * table.len() as u64;
+            // The last chunk may have fewer pages; what cannot be read was not.
+            let length = self.0.read_at(&mut table, at).unwrap_or(0);
+            let read = table.iter().take(length).enumerate().filter(|(_, byte)| **byte != 0);
+            read.fold(0, |pages, (page, _)| pages | 1 << page)
+        };
+        chunks.iter().map(|index| ChunkReads { index: *index, pages: pages(*index) }).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use votive_artifact::fetch::FetchError;
 use votive_artifact::manifest::Manifest;
 
 use crate::artifacts::granted::{Granted, is_refusal};
-use crate::artifacts::memory::{Memory, Share};
+use crate::artifacts::memory::{Memory, PageTable, Share};
 use crate::artifacts::reads::{READS_MAX, ReadList};
 use crate::artifacts::{Shared, User, lock};
 
@@ -101,6 +101,14 @@ impl Served {
         self.memory.read_only()
     }
 
+    /// A table for the pages that one guest reads, unless what starts read is known.
+    pub(super) fn page_table(&self) -> io::Result<Option<PageTable>> {
+        if lock(&self.reads).kept {
+            return Ok(None);
+        }
+        self.memory.page_table().map(Some)
+    }
+
     /// Whether a chunk is there.
     pub(super) fn holds(&self, index: u32) -> bool {
         lock(&self.state).present.get(index as usize).copied().unwrap_or(false)
@@ -136,7 +144,7 @@ impl Served {
             return;
         }
         let mut under_way = JoinSet::new();
-        for index in list.indices().iter().copied() {
+        for index in list.indices() {
             if under_way.len() >= AHEAD_TURNS {
                 under_way.join_next().await;
             }
@@ -169,8 +177,8 @@ impl Served {
         }
         reads.kept = true;
         let read = std::mem::take(&mut reads.first);
-        let listed = list.indices().iter().copied().filter(|index| *index < self.chunks);
-        reads.first = ReadList::new(listed.chain(read)).indices().to_vec();
+        reads.first = list.indices().into_iter().filter(|index| *index < self.chunks).collect();
+        read.into_iter().for_each(|index| reads.note(index));
         true
     }
 
@@ -231,12 +239,12 @@ impl Served {
 
 impl Reads {
     /// Those so far.
-    pub(super) fn so_far(&self) -> ReadList {
-        ReadList::new(self.first.iter().copied())
+    pub(super) fn so_far(&self) -> Vec<u32> {
+        self.first.clone()
     }
 
     /// Those so far, if nobody keeps them yet.
-    pub(super) fn keep_now(&mut self) -> Option<ReadList> {
+    pub(super) fn keep_now(&mut self) -> Option<Vec<u32>> {
         let fresh = !self.kept && !self.first.is_empty();
         fresh.then(|| {
             self.kept = true;

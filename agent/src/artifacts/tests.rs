@@ -14,6 +14,11 @@ mod world;
 
 const SHORT: Duration = Duration::from_millis(50);
 
+/// Chunks of which all pages were read.
+fn whole(indices: impl IntoIterator<Item = u32>) -> Vec<ChunkReads> {
+    indices.into_iter().map(|index| ChunkReads { index, pages: u128::MAX }).collect()
+}
+
 #[tokio::test]
 async fn an_absent_chunk_comes_when_it_is_asked_for_and_is_there_for_all_then() {
     for method in [Method::Convergent, Method::ServiceKey] {
@@ -224,8 +229,17 @@ async fn what_a_start_read_first_is_fetched_ahead_of_the_next() {
     for index in [4, 0, 3] {
         assert!(vmm.read(index).await);
     }
+    // It also says which pages it reads; the last chunk has fewer.
+    let table = vmm.reads.take().unwrap();
+    let pages = table.metadata().unwrap().len();
+    assert_eq!(pages, 5 * 128 + 2);
+    for page in [0, 127, 3 * 128 + 5, pages - 1] {
+        table.write_all_at(&[1], page).unwrap();
+    }
     let list = vmm.attached_reads.so_far();
     assert_eq!(list.indices(), [4, 0, 3]);
+    let pages = list.chunks().iter().map(|read| read.pages).collect::<Vec<_>>();
+    assert_eq!(pages, [0, 1 | 1 << 127, 1 << 5]);
     let kept = ReadList::parse(&list.encode()).unwrap();
 
     let world = World::new(SETTINGS);
@@ -243,24 +257,27 @@ async fn what_a_start_read_first_is_fetched_ahead_of_the_next() {
     assert_eq!(world.reads(&image, 5), 0);
     assert_eq!(vmm.attached_reads.so_far().indices(), [4, 0, 3, 1]);
     // The list outlives the memory, and a second one changes nothing.
-    let other = ReadList::new([5]);
+    let other = ReadList::new(whole([5]));
     let vmm = world.vmm_ahead(&image, Some(other)).await;
+    assert!(vmm.reads.is_none(), "what starts read is known");
     assert_eq!(vmm.attached_reads.so_far().indices(), [4, 0, 3, 1]);
 }
 
 #[tokio::test]
 async fn a_list_that_lies_costs_no_more_than_its_bound() {
-    let listed = ReadList::new((0..10_000).chain([7, u32::MAX]));
+    let listed = ReadList::new(whole((0..10_000).chain([7, u32::MAX])));
     assert_eq!(listed.indices().len(), READS_MAX);
     assert_eq!(ReadList::parse(&listed.encode()), Some(listed.clone()));
     let long = [listed.encode(), vec![0; 4]].concat();
-    for bytes in [&b""[..], b"votiveL\x02", b"votiveL\x01abc", &long] {
+    for bytes in [&b""[..], b"votiveL\x03", b"votiveL\x02abc", b"votiveL\x01\x05\0\0\0", &long] {
         assert_eq!(ReadList::parse(bytes), None);
     }
-    assert_eq!(ReadList::parse(b"votiveL\x01\x05\0\0\0\x05\0\0\0").unwrap().indices(), [5]);
+    let entry = [&[5, 0, 0, 0, 3][..], &[0; 15]].concat();
+    let twice = ReadList::parse(&[b"votiveL\x02", &entry[..], &entry].concat()).unwrap();
+    assert_eq!(twice.chunks(), [ChunkReads { index: 5, pages: 3 }]);
     let world = World::new(SETTINGS);
     let image = world.seal("f", Method::Convergent, &[1, 2]).await;
-    let vmm = world.vmm_ahead(&image, Some(ReadList::new([u32::MAX, 2, 1]))).await;
+    let vmm = world.vmm_ahead(&image, Some(ReadList::new(whole([u32::MAX, 2, 1])))).await;
     world.until("the one that there is", |_| vmm.holds(1)).await;
     assert_eq!(vmm.attached_reads.so_far().indices(), [1]);
 }

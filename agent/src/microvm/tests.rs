@@ -76,9 +76,10 @@ fn a_lazy_disk_has_its_table_and_its_socket_on_the_command_line() {
     let plain = disk_option(Disk::new(file(), false), &mut inherited);
     let (requests, _server) = std::os::unix::net::UnixStream::pair().unwrap();
     let timeout = Duration::from_secs(35);
-    let lazy = Some(LazyDisk { presence: file(), requests: requests.into(), timeout });
+    let reads = Some(file());
+    let lazy = Some(LazyDisk { presence: file(), requests: requests.into(), reads, timeout });
     let lazy = disk_option(Disk { file: file(), read_only: true, lazy }, &mut inherited);
     assert_eq!(plain, "path=fd:3");
-    assert_eq!(lazy, "path=fd:4,readonly,presence=fd:5,requests=fd:6,timeout-ms=35000");
-    assert_eq!(inherited.mappings.len(), 4);
+    assert_eq!(lazy, "path=fd:4,readonly,presence=fd:5,requests=fd:6,reads=fd:7,timeout-ms=35000");
+    assert_eq!(inherited.mappings.len(), 5);
 }

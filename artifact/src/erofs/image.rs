@@ -64,6 +64,19 @@ impl ImageFile {
         Ok(())
     }
 
+    /// Copies one block. What was never written are zeros, also behind the last that was.
+    pub(crate) fn copy(&self, from: u32, to: u32) -> Result<(), ErofsError> {
+        let (mut block, mut filled) = ([0; BLOCK as usize], 0);
+        while filled < block.len() {
+            let at = u64::from(from) * BLOCK + filled as u64;
+            match self.file.read_at(&mut block[filled..], at).map_err(ErofsError::Write)? {
+                0 => break,
+                length => filled += length,
+            }
+        }
+        self.write(u64::from(to) * BLOCK, &block)
+    }
+
     /// Takes the disk space of these bytes back, which read as zeros then. Both are multiples of the block size.
     pub(crate) fn punch(&self, at: u64, bytes: u64) -> Result<(), ErofsError> {
         use rustix::fs::FallocateFlags;

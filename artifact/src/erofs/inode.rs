@@ -10,6 +10,8 @@ pub(super) enum DataLayout {
     Plain = 0,
     /// In blocks, but for the bytes after the last whole one, which follow the inode.
     Inline = 2,
+    /// In blocks, each anywhere: a map of their numbers follows the inode.
+    Mapped = 4,
 }
 
 /// How an inode is written.
@@ -53,7 +55,7 @@ pub(super) struct Record<'a> {
     pub(super) links: u32,
     /// Size of the data, in bytes.
     pub(super) size: u64,
-    /// The first of its blocks.
+    /// The first of its blocks; for those that are mapped the map's format, which is 0: a number for each block.
     pub(super) block: u32,
 }
 

@@ -31,7 +31,7 @@ impl Place {
     /// How many of `size` bytes of data lie in blocks; the others follow the inode.
     pub(crate) fn in_blocks(&self, size: u64) -> u64 {
         match self.layout {
-            DataLayout::Plain => size,
+            DataLayout::Plain | DataLayout::Mapped => size,
             DataLayout::Inline => size - size % BLOCK,
         }
     }
@@ -47,7 +47,7 @@ pub(crate) enum Shape {
 }
 
 /// The places of a tree's inodes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Places {
     places: Vec<Option<Place>>,
 }
@@ -93,6 +93,31 @@ impl Places {
             self.places.resize(tree.len(), None);
         }
         self.places[id.index()] = Some(Place { at, block: 0, form, layout });
+    }
+
+    /// Places an inode that has its place anew. What is a file's stays where it is; the data of others gets its place later.
+    ///
+    /// # Panics
+    /// If the inode has no place.
+    pub(crate) fn place_anew(&mut self, tree: &Tree, id: InodeId, table: &mut Table) {
+        let before = *self.get(id).expect("an inode is placed before it is placed anew");
+        self.place(tree, id, 2, Shape::Even, table);
+        if matches!(tree.get(id).kind, Kind::File { .. }) {
+            self.set_block(id, before.block);
+        }
+    }
+
+    /// Places a file anew, its blocks to be mapped one by one. Returns where the map lies: the number of each block, in 32 bits,
+    /// little-endian.
+    ///
+    /// # Panics
+    /// If the inode has no place.
+    pub(crate) fn place_mapped(&mut self, tree: &Tree, id: InodeId, table: &mut Table) -> u64 {
+        self.place(tree, id, 2, Shape::Even, table);
+        let place = self.places.get_mut(id.index()).and_then(Option::as_mut);
+        let place = place.expect("it has just been placed");
+        place.layout = DataLayout::Mapped;
+        table.set_aside(blocks(data_size(tree, id)) * size_of::<u32>() as u64)
     }
 
     /// Moves an inode that has its place.
@@ -197,7 +222,7 @@ fn names(tree: &Tree, folder: InodeId) -> Vec<(&str, InodeId)> {
 }
 
 /// A tree with all its places, ready to be written.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Metadata<'a> {
     pub(crate) tree: &'a Tree,
     pub(crate) places: &'a Places,
@@ -216,16 +241,35 @@ impl Metadata<'_> {
         ids: impl Iterator<Item = InodeId>,
         image: &ImageFile,
     ) -> Result<(), ErofsError> {
+        self.write_inodes(ids, image)?;
+        self.write_superblock(image, false)
+    }
+
+    /// As [`Metadata::write`], without the superblock.
+    pub(crate) fn write_inodes(
+        &self,
+        ids: impl Iterator<Item = InodeId>,
+        image: &ImageFile,
+    ) -> Result<(), ErofsError> {
         let mut gathered = Gathered { image, start: 0, bytes: Vec::new() };
         for id in ids {
             self.write_inode(id, &mut gathered)?;
         }
-        gathered.flush()?;
+        gathered.flush()
+    }
+
+    /// Writes the superblock; `mapped` if the blocks of any file are.
+    pub(crate) fn write_superblock(
+        &self,
+        image: &ImageFile,
+        mapped: bool,
+    ) -> Result<(), ErofsError> {
         let root = u16::try_from(self.places.nid(Tree::ROOT));
         let superblock = Superblock {
             root: root.expect("the root is placed first"),
             inodes: self.named,
             blocks: image.blocks(),
+            mapped,
         };
         image.write(0, &superblock.encode())
     }

@@ -20,7 +20,7 @@ pub(crate) struct Found {
     pub(crate) xattrs: BTreeMap<String, Vec<u8>>,
     head: u64,
     blocks: u64,
-    inline: bool,
+    layout: u16,
 }
 
 /// An image that is read.
@@ -28,12 +28,13 @@ pub(crate) struct Found {
 pub(crate) struct Reader {
     file: File,
     root: u64,
+    mapped: bool,
 }
 
 impl Reader {
     /// Checks the superblock.
     pub(crate) fn open(file: &File) -> Reader {
-        let reader = Reader { file: file.try_clone().unwrap(), root: 0 };
+        let reader = Reader { file: file.try_clone().unwrap(), root: 0, mapped: false };
         let mut block = reader.bytes(1024, BLOCK as usize - 1024);
         assert_eq!(u32_at(&block, 0), 0xe0f5_e1e2);
         let checksum = u32_at(&block, 4);
@@ -41,10 +42,11 @@ impl Reader {
         assert_eq!(crc32c(&block), checksum);
         assert_eq!(u32_at(&block, 8), 3, "checksum and time of change");
         assert_eq!(block[12], 12, "4 KiB blocks");
-        assert_eq!(u32_at(&block, 80), 0, "nothing that an old kernel does not know");
+        let incompatible = u32_at(&block, 80);
+        assert_eq!(incompatible & !4, 0, "nothing but files whose blocks are mapped");
         assert_eq!(u64::from(u32_at(&block, 36)) * BLOCK, file.metadata().unwrap().len());
         let root = u64::from(u16_at(&block, 14));
-        let reader = Reader { root, ..reader };
+        let reader = Reader { root, mapped: incompatible == 4, ..reader };
         let inodes: std::collections::BTreeSet<u64> =
             reader.all().values().map(|found| found.nid).collect();
         assert_eq!(u64_at(&block, 16), inodes.len() as u64);
@@ -77,15 +79,31 @@ impl Reader {
 
     /// The data of a file or the target of a link.
     pub(crate) fn content(&self, found: &Found) -> Vec<u8> {
-        let whole = if found.inline { found.size - found.size % BLOCK } else { found.size };
-        let mut content = self.bytes(found.blocks, whole as usize);
-        if found.inline {
+        let inline = found.layout == 2;
+        let whole = if inline { found.size - found.size % BLOCK } else { found.size };
+        let mut content = Vec::new();
+        for (i, block) in self.blocks_of(found).into_iter().enumerate() {
+            let length = (whole - i as u64 * BLOCK).min(BLOCK);
+            content.extend(self.bytes(block * BLOCK, length as usize));
+        }
+        if inline {
             let tail = found.nid * 32 + found.head;
             let length = found.size - whole;
             assert!(tail % BLOCK + length <= BLOCK, "inline data crosses a block's end");
             content.extend(self.bytes(tail, length as usize));
         }
         content
+    }
+
+    /// The numbers of the blocks that the data of a file, folder or link lies in.
+    pub(crate) fn blocks_of(&self, found: &Found) -> Vec<u64> {
+        let count = if found.layout == 2 { found.size / BLOCK } else { found.size.div_ceil(BLOCK) };
+        if found.layout == 4 {
+            let map = (found.nid * 32 + found.head).next_multiple_of(4);
+            let map = self.bytes(map, count as usize * 4);
+            return (0..count as usize).map(|i| u32_at(&map, i * 4).into()).collect();
+        }
+        (0..count).map(|i| found.blocks / BLOCK + i).collect()
     }
 
     /// The content of a file; nothing for what is none.
@@ -102,7 +120,7 @@ impl Reader {
         let short = self.bytes(nid * 32, 32);
         let format = u16_at(&short, 0);
         let (layout, extended) = (format >> 1, format & 1 == 1);
-        assert!(layout == 0 || layout == 2, "{layout}");
+        assert!(layout == 0 || layout == 2 || layout == 4 && self.mapped, "{layout}");
         let size = if extended { 64 } else { 32 };
         assert!(nid * 32 % BLOCK + size <= BLOCK, "an inode crosses a block's end");
         let bytes = self.bytes(nid * 32, size as usize);
@@ -121,7 +139,7 @@ impl Reader {
             xattrs: read_xattrs(&self.bytes(nid * 32 + size, xattr_bytes as usize)),
             head,
             blocks: u64::from(u32_at(&bytes, 16)) * BLOCK,
-            inline: layout == 2,
+            layout,
         };
         if extended {
             found.user = u32_at(&bytes, 24);

@@ -14,6 +14,9 @@ const CHECKSUM: u32 = 1;
 /// `EROFS_FEATURE_COMPAT_MTIME`: times are those of the last change.
 const MTIME: u32 = 2;
 
+/// `EROFS_FEATURE_INCOMPAT_CHUNKED_FILE`: there are files whose blocks are mapped, one by one.
+const MAPPED: u32 = 4;
+
 /// What differs between superblocks. Inode numbers count from the image's beginning.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Superblock {
@@ -23,6 +26,8 @@ pub(super) struct Superblock {
     pub(super) inodes: u64,
     /// How many blocks the image has.
     pub(super) blocks: u32,
+    /// Whether any file's blocks are mapped.
+    pub(super) mapped: bool,
 }
 
 impl Superblock {
@@ -39,6 +44,7 @@ impl Superblock {
         put(16, &self.inodes.to_le_bytes());
         put(36, &self.blocks.to_le_bytes());
         put(48, &UUID);
+        put(80, &(u32::from(self.mapped) * MAPPED).to_le_bytes());
         let checksum = crc32c(&block[OFFSET..]);
         block[OFFSET + 4..OFFSET + 8].copy_from_slice(&checksum.to_le_bytes());
         block

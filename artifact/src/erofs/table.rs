@@ -34,6 +34,13 @@ impl Table {
         at
     }
 
+    /// Sets bytes aside behind the last inode, which may lie in several blocks; returns where they begin, a multiple of 4.
+    pub(super) fn set_aside(&mut self, bytes: u64) -> u64 {
+        let at = self.next.next_multiple_of(4);
+        self.next = at + bytes;
+        at
+    }
+
     /// The end of the last inode.
     pub(crate) fn end(self) -> u64 {
         self.next

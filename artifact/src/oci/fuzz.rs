@@ -39,7 +39,7 @@ fn image(data: &[u8], file: File) -> Result<File, OciError> {
     let summary = flattened.summary();
     let nodes = summary.files + summary.links + summary.folders;
     assert!(nodes <= LIMITS.nodes, "the limit of nodes holds");
-    Ok(flattened.finish()?.0)
+    Ok(flattened.finish(None)?.0)
 }
 
 /// Gives a block the checksum that a header must have.

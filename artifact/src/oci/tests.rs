@@ -1,5 +1,6 @@
 //! Container images become EROFS images: compared with what `umoci unpack` makes of them, and hostile ones refused.
 
+mod gathered;
 mod hostile;
 pub(super) mod layout;
 mod random;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use votive_bench::report::Figure;
-use votive_lab::{Job, Lab, Stream};
+use votive_lab::{Job, Lab, Outcome, Stream};
 
 use crate::binaries;
 use crate::cache::Cache;
@@ -225,21 +225,30 @@ fn count_in_lab(
     what: &str,
     progress: &Progress,
 ) -> Result<Vec<Figure>> {
-    let mut job = Job::new(["/bin/sh", "-c", script]);
-    for (host, name) in files {
-        job = job.file(host, format!("{}/{name}", place::LAB_IMAGES));
-    }
+    let mut job = job(script, files);
     job.exact = true;
-    job.timeout = LIMIT;
     let step = progress.step(format!("{what} in the lab's exact clock"));
-    let outcome = lab.run(&job, &mut |stream, bytes| {
+    let outcome = run_in_lab(lab, &job)?;
+    step.done(&format!("{:.0} s", outcome.wall.as_secs_f64()));
+    parse(&String::from_utf8_lossy(&outcome.stdout))
+}
+
+/// `script` in the lab, with `files` in its folder of images.
+fn job(script: &str, files: &[(PathBuf, &str)]) -> Job {
+    let job = Job { timeout: LIMIT, ..Job::new(["/bin/sh", "-c", script]) };
+    let at = |name: &str| format!("{}/{name}", place::LAB_IMAGES);
+    files.iter().fold(job, |job, (host, name)| job.file(host, at(name)))
+}
+
+/// Runs a job to its good end; what it says to standard error is passed on.
+fn run_in_lab(lab: &Lab, job: &Job) -> Result<Outcome> {
+    let outcome = lab.run(job, &mut |stream, bytes| {
         if stream == Stream::Stderr {
             place::pass_on(stream, bytes);
         }
     })?;
     ensure!(outcome.exit == 0, "the benchmark ended with {}", outcome.exit);
-    step.done(&format!("{:.0} s", outcome.wall.as_secs_f64()));
-    parse(&String::from_utf8_lossy(&outcome.stdout))
+    Ok(outcome)
 }
 
 /// Boots, as `own` does, a kernel of the first fragments, then one with the next as well, and so on; prints the table of

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,6 +35,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Start a microVM once, and print the list of what it read, in hexadecimal
+    Record {
+        /// The folder with kernel, initramfs and VMM
+        #[arg(long)]
+        images: PathBuf,
+        /// The event of the invocation
+        #[arg(long)]
+        event: String,
+    },
     /// Start microVMs: for the first time, with what the first start read, and with everything fetched first
     Start {
         /// The folder with kernel, initramfs and VMM
@@ -42,6 +52,9 @@ enum Command {
         /// The event of the invocation
         #[arg(long)]
         event: String,
+        /// The artifact of the same image that is laid out for such starts
+        #[arg(long)]
+        laid_out: Option<String>,
         /// Leave out the start that fetches everything first
         #[arg(long)]
         lazy_alone: bool,
@@ -65,8 +78,20 @@ async fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> anyhow::Result<Vec<Figure>> {
     let origin = Origin::open(&arguments.store, &arguments.keys, &arguments.identity).await?;
     match arguments.command {
-        Command::Start { images, event, lazy_alone } => {
-            starts::measure(&origin, &images, event.as_bytes(), lazy_alone).await
+        Command::Record { images, event } => {
+            let list = starts::record(&origin, &images, event.as_bytes()).await?;
+            let digits: String = list.iter().map(|byte| format!("{byte:02x}")).collect();
+            writeln!(std::io::stdout(), "{digits}")?;
+            Ok(Vec::new())
+        }
+        Command::Start { images, event, laid_out, lazy_alone } => {
+            let laid_out = match laid_out {
+                Some(identity) => {
+                    Some(Origin::open(&arguments.store, &arguments.keys, &identity).await?)
+                }
+                None => None,
+            };
+            starts::measure(&origin, laid_out.as_ref(), &images, event.as_bytes(), lazy_alone).await
         }
         Command::Fetch { share, count } => starts::fetches(&origin, share, count).await,
     }

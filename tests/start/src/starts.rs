@@ -26,19 +26,36 @@ struct Start {
     reads: ReadList,
 }
 
-/// A first start, one with what it read, and one with everything fetched first.
+/// Starts once; gives the list of what was read as it is kept.
+pub(crate) async fn record(origin: &Origin, images: &Path, event: &[u8]) -> Result<Vec<u8>> {
+    let start = lazily(origin, images, event, None).await?;
+    tell("the start that is recorded", origin, &start);
+    Ok(start.reads.encode())
+}
+
+/// A first start; one with what it read fetched ahead; the same of the image that is laid out for such starts; and one with
+/// everything fetched first.
 pub(crate) async fn measure(
     origin: &Origin,
+    laid_out: Option<&Origin>,
     images: &Path,
     event: &[u8],
     lazy_alone: bool,
 ) -> Result<Vec<Figure>> {
     let first = lazily(origin, images, event, None).await?;
     tell("the first start", origin, &first);
-    let second = lazily(origin, images, event, Some(first.reads.clone())).await?;
-    tell("the start with what it read", origin, &second);
+    let ahead = lazily(origin, images, event, Some(first.reads.clone())).await?;
+    tell("the start with what it read fetched ahead", origin, &ahead);
+    let mut starts = vec![("first", origin, first), ("ahead", origin, ahead)];
+    if let Some(laid_out) = laid_out {
+        let again = lazily(laid_out, images, event, None).await?;
+        tell("the first start of the image laid out for it", laid_out, &again);
+        let recorded = lazily(laid_out, images, event, Some(again.reads)).await?;
+        tell("the start of that with what it read fetched ahead", laid_out, &recorded);
+        starts.push(("recorded", laid_out, recorded));
+    }
     let mut figures = Vec::new();
-    for (name, start) in [("first", &first), ("recorded", &second)] {
+    for (name, origin, start) in &starts {
         let percent = start.fetched_bytes as f64 / origin.image_bytes() as f64 * 100.0;
         figures.push(figure(name, "fetched", "votive", "%", percent)?);
         figures.push(figure(
@@ -51,7 +68,7 @@ pub(crate) async fn measure(
     }
     if !lazy_alone {
         let answered = whole(origin, images, event).await? as f64;
-        for name in ["first", "recorded"] {
+        for (name, ..) in &starts {
             figures.push(figure(name, "instructions", PEER, "instructions", answered)?);
         }
     }

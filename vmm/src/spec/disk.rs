@@ -7,7 +7,7 @@ use crate::descriptor::FileRef;
 use crate::limiter::Limits;
 use crate::limits::{DEFAULT_DISK_TIMEOUT_MS, MAX_DISK_TIMEOUT_MS};
 
-const DISK_ALLOWED: &str = "path=FILE[,readonly][,presence=fd:N,requests=fd:M[,timeout-ms=T]]\
+const DISK_ALLOWED: &str = "path=FILE[,readonly][,presence=fd:N,requests=fd:M[,reads=fd:K][,timeout-ms=T]]\
                             [,encrypted[,template=FILE]][,bandwidth=L][,operations=L], presence only with readonly \
                             and requests, encrypted without either";
 const DISK_FD_ALLOWED: &str = "fd:N with N from 3 to 1048575";
@@ -45,6 +45,8 @@ pub struct LazyDiskSpec {
     pub presence: RawFd,
     /// The descriptor of the connected socket on which chunks are asked for.
     pub requests: RawFd,
+    /// The descriptor of the table of pages that were read.
+    pub reads: Option<RawFd>,
     /// How long a read may wait, 1 to [`MAX_DISK_TIMEOUT_MS`].
     pub timeout_ms: u32,
 }
@@ -53,13 +55,14 @@ pub struct LazyDiskSpec {
 pub(super) fn read(text: &str) -> Result<DiskSpec, SpecError> {
     let [mut read_only, mut encrypted] = [false; 2];
     let mut limits = Limits::default();
-    let [mut path, mut presence, mut requests, mut timeout, mut template] = [None; 5];
+    let [mut path, mut presence, mut requests, mut reads, mut timeout, mut template] = [None; 6];
     for part in text.split(',') {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         let place = match name {
             "path" => &mut path,
             "presence" => &mut presence,
             "requests" => &mut requests,
+            "reads" => &mut reads,
             "timeout-ms" => &mut timeout,
             "template" => &mut template,
             "bandwidth" if limits.bandwidth.is_none() => {
@@ -94,9 +97,10 @@ pub(super) fn read(text: &str) -> Result<DiskSpec, SpecError> {
         (Some(presence), Some(requests)) if read_only => Some(LazyDiskSpec {
             presence: fd("disk presence", presence)?,
             requests: fd("disk requests", requests)?,
+            reads: reads.map(|reads| fd("disk reads", reads)).transpose()?,
             timeout_ms: timeout.map_or(Ok(DEFAULT_DISK_TIMEOUT_MS), milliseconds)?,
         }),
-        (None, None) if timeout.is_none() => None,
+        (None, None) if timeout.is_none() && reads.is_none() => None,
         _ => return Err(wrong("disk", text, DISK_ALLOWED)),
     };
     if (encrypted && read_only) || (template.is_some() && !encrypted) {

@@ -154,6 +154,9 @@ fn every_wrong_value_is_refused_with_its_field_itself_and_what_is_allowed() {
         (&["--disk", "path=/a,readonly,presence=fd:3"], &["--disk:", "and requests"]),
         (&["--disk", "path=/a,readonly,requests=fd:3"], &["--disk:", "and requests"]),
         (&["--disk", "path=/a,readonly,timeout-ms=5"], &["--disk:", "and requests"]),
+        (&["--disk", "path=/a,readonly,reads=fd:5"], &["--disk:", "and requests"]),
+        (&[&format!("{lazy}fd:3,requests=fd:4,reads=fd:2")], &["--disk reads:", "fd:2"]),
+        (&[&format!("{lazy}fd:3,requests=fd:4,reads=fd:4")], &["--fd:", "fd:4 twice", "once"]),
         (
             &[&format!("{lazy}/b,requests=fd:4")],
             &["--disk presence:", "\"/b\"", "fd:N with N from 3"],
@@ -263,10 +266,13 @@ fn help_and_version_need_no_spec() {
 #[test]
 fn a_lazy_disk_has_its_descriptors_and_a_timeout() {
     let lazy = |text: &str| with(&["--disk", text]).unwrap().disks[0].lazy.clone();
-    let expect = |timeout_ms| Some(LazyDiskSpec { presence: 4, requests: 5, timeout_ms });
+    let expect =
+        |timeout_ms| Some(LazyDiskSpec { presence: 4, requests: 5, reads: None, timeout_ms });
     let given = "path=fd:3,readonly,presence=fd:4,requests=fd:5,timeout-ms=600000";
     assert_eq!(lazy(given), expect(600_000));
     assert_eq!(lazy("requests=fd:5,presence=fd:4,readonly,path=/a"), expect(30_000));
+    let recorded = lazy("path=/a,readonly,presence=fd:4,requests=fd:5,reads=fd:6").unwrap();
+    assert_eq!(recorded.reads, Some(6));
     assert_eq!(lazy("path=/a,readonly"), None);
 }
 

@@ -34,7 +34,7 @@ mod xts;
 use self::encrypted::Encrypted;
 pub use self::encrypted::EncryptedSpec;
 use self::lazy::Lazy;
-pub use self::lazy::{CHUNK_BYTES, IN_FLIGHT_MAX, LazySpec};
+pub use self::lazy::{CHUNK_BYTES, IN_FLIGHT_MAX, LazySpec, PAGE_BYTES};
 
 /// Bytes in a sector, the unit of everything in the protocol whatever BLK_SIZE says (section 5.2.4).
 pub const SECTOR_BYTES: u64 = 512;
@@ -98,24 +98,28 @@ pub enum BlockError {
         /// The identity asked for.
         serial: String,
     },
-    /// The table of chunks has a wrong length.
+    /// The table of chunks or of reads has a wrong length.
     #[error(
-        "--disk presence: the table of {serial} holds {bytes} bytes, needed are {chunks}: one for each {CHUNK_BYTES} bytes of \
-         the disk"
+        "--disk {table}: the table of {serial} holds {bytes} bytes, needed are {entries}: one for each chunk ({CHUNK_BYTES} \
+         bytes) or page ({PAGE_BYTES} bytes) of the disk"
     )]
-    Presence {
+    Table {
         /// Which disk.
         serial: String,
+        /// Which table.
+        table: &'static str,
         /// What the table holds.
         bytes: u64,
         /// What it should.
-        chunks: u64,
+        entries: u64,
     },
-    /// The table of chunks cannot be read.
-    #[error("--disk presence: map the table of {serial}")]
-    PresenceMap {
+    /// The table of chunks or of reads cannot be used.
+    #[error("--disk {table}: map the table of {serial}")]
+    TableMap {
         /// Which disk.
         serial: String,
+        /// Which table.
+        table: &'static str,
         /// Why.
         source: std::io::Error,
     },

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::block::{Block, BlockSpec, CHUNK_BYTES, EncryptedSpec, IN_FLIGHT_MAX, LazySpec};
+use super::block::{
+    Block, BlockSpec, CHUNK_BYTES, EncryptedSpec, IN_FLIGHT_MAX, LazySpec, PAGE_BYTES, SECTOR_BYTES,
+};
 use super::driver::{
     Buffer, DATA, GuestDriver, HIGH, REGION_BYTES, TURNS_MAX, ram, readable, writable,
 };
@@ -34,6 +36,8 @@ const EVENT_IDX: u64 = 1 << 29;
 const SECTORS: u64 = 64;
 /// Chunks of a lazy one.
 const CHUNKS: u64 = SECTORS / 8;
+/// Its pages.
+const PAGES: u64 = SECTORS * SECTOR_BYTES / PAGE_BYTES;
 /// Where a well-formed request of the final check lies.
 const CHECK_AT: u64 = HIGH + 0x1000;
 const GUEST_CID: u32 = 3;
@@ -166,7 +170,12 @@ fn chunk_server() -> Option<(LazySpec, ChunkServer)> {
     ours.set_nonblocking(true).ok()?;
     // Fuzzing has no clock.
     let timeout = Duration::from_secs(3600);
-    let lazy = LazySpec { presence: presence.try_clone().ok()?, requests, timeout };
+    let lazy = LazySpec {
+        presence: presence.try_clone().ok()?,
+        requests,
+        reads: Some(scratch_file(PAGES)?),
+        timeout,
+    };
     Some((lazy, ChunkServer { presence, socket: Some(ours), asked: Vec::new(), lied: false }))
 }
 

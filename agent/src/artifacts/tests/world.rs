@@ -274,6 +274,8 @@ pub(super) fn chunk(number: u8) -> Vec<u8> {
 pub(super) struct Vmm {
     pub(super) image: std::fs::File,
     pub(super) presence: std::fs::File,
+    /// The table of pages, if anybody wants it.
+    pub(super) reads: Option<std::fs::File>,
     pub(super) socket: UnixStream,
     pub(super) attached_reads: FirstReads,
 }
@@ -286,7 +288,8 @@ impl Vmm {
         let socket = std::os::unix::net::UnixStream::from(lazy.requests);
         socket.set_nonblocking(true).unwrap();
         let socket = UnixStream::from_std(socket).unwrap();
-        Vmm { image: disk, presence: lazy.presence, socket, attached_reads: attached.reads }
+        let (presence, reads) = (lazy.presence, lazy.reads);
+        Vmm { image: disk, presence, reads, socket, attached_reads: attached.reads }
     }
 
     pub(super) async fn ask(&mut self, index: u32) {

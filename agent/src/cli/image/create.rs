@@ -12,12 +12,15 @@ use votive_artifact::digest::{Digest, Hasher};
 use votive_artifact::oci::{self, OciSource};
 use votive_artifact::seal::Method;
 use votive_artifact::store::upload::{Stored, UploadProgress, UploadSpec, Uploader};
+use votive_artifact::store::verify::find;
+use votive_artifact::store::{READS_BYTES_MAX, Store, StoreError};
 use votive_artifact::{Limits, optimise_zips_unnamed};
 
 use super::progress::Progress;
 use super::{
     Ended, Failure, KeysArguments, Output, StoreArguments, open_keys, open_store, say, table,
 };
+use crate::artifacts::ReadList;
 
 /// What images are made by: another number for another way, so that what was made before is made anew.
 const FORMAT: &[u8] = b"votive image source 2";
@@ -40,6 +43,10 @@ pub(super) struct CreateArguments {
     /// What the artifact is for, such as the ARN of a function's version; by default a name that follows from its content
     #[arg(long, value_name = "IDENTITY")]
     artifact: Option<String>,
+    /// Lay the image out for starts like those of this artifact, which is of the same container image and has been started:
+    /// what they read lies together
+    #[arg(long, value_name = "IDENTITY", conflicts_with = "zip")]
+    starts_like: Option<String>,
     /// Where the image is built, in a file without a name; by default in memory for ZIPs, in the system's folder for temporary
     /// files for container images
     #[arg(long, value_name = "DIR")]
@@ -82,7 +89,16 @@ pub(super) async fn run(arguments: &CreateArguments) -> Ended {
         source,
         config: Vec::new(),
     };
-    let uploader = Uploader::new(store, keys, &key).await?;
+    let uploader = Uploader::new(store.clone(), keys, &key).await?;
+    let reads = match &arguments.starts_like {
+        Some(started) => {
+            let reads = recorded(&store, &uploader, &spec, started).await?;
+            let parts = [FORMAT, b" for starts", spec.source.as_bytes(), &reads.encode()];
+            spec.source = Digest::of_parts(&parts);
+            Some(reads)
+        }
+        None => None,
+    };
     if let Some(stored) = uploader.find(&spec).await? {
         say(arguments.quiet, "made before: nothing is made and nothing is stored");
         return Ok(summary(&stored));
@@ -90,7 +106,7 @@ pub(super) async fn run(arguments: &CreateArguments) -> Ended {
     say(arguments.quiet, "making the image");
     let temporary = arguments.temporary.clone();
     let made = tokio::task::spawn_blocking(move || match oci {
-        Some(oci) => from_oci(&oci, temporary.as_deref()),
+        Some(oci) => from_oci(&oci, temporary.as_deref(), reads.as_ref()),
         None => from_zips(&zips, temporary.as_deref()),
     });
     let (image, bytes, config) = made.await.map_err(std::io::Error::other)??;
@@ -121,9 +137,34 @@ fn from_zips(zips: &[PathBuf], temporary: Option<&Path>) -> Made {
     Ok((file, summary.image_bytes, Vec::new()))
 }
 
-fn from_oci(source: &OciSource, temporary: Option<&Path>) -> Made {
-    let system = std::env::temp_dir();
-    let image = oci::image(source, temporary.unwrap_or(&system), &Limits::CONTAINER_IMAGE)?;
+/// What starts of the artifact `started` have read, which must be the container image of `spec`, laid out as ever.
+async fn recorded(
+    store: &Store,
+    uploader: &Uploader,
+    spec: &UploadSpec,
+    started: &str,
+) -> Result<ReadList, Failure> {
+    let found = find(store, started).await?;
+    let plain = UploadSpec { identity: Some(started.to_owned()), ..spec.clone() };
+    let refused = |why| Failure::Usage(format!("--starts-like {started}: {why}"));
+    if uploader.find(&plain).await?.is_none_or(|known| known.manifest != found.artifact.manifest) {
+        return Err(refused("the artifact is not of this container image"));
+    }
+    let path = store.reads_path(found.root, &found.artifact.manifest);
+    match store.get(&path, READS_BYTES_MAX).await {
+        Ok(bytes) => ReadList::parse(&bytes).ok_or_else(|| refused("what it read is damaged")),
+        Err(StoreError::NotFound { .. }) => Err(refused("no start of it has been recorded")),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn from_oci(source: &OciSource, temporary: Option<&Path>, reads: Option<&ReadList>) -> Made {
+    let (system, limits) = (std::env::temp_dir(), &Limits::CONTAINER_IMAGE);
+    let folder = temporary.unwrap_or(&system);
+    let image = match reads {
+        Some(reads) => oci::image_for_starts(source, folder, limits, reads.chunks())?,
+        None => oci::image(source, folder, limits)?,
+    };
     Ok((image.file, image.summary.image_bytes, image.config.encode()))
 }
 

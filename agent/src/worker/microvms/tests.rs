@@ -187,7 +187,10 @@ async fn an_artifact_is_launched_with_a_lazy_disk_that_holds_its_zeros_alone() {
     let arguments = host.arguments().await;
     let disks: Vec<_> = arguments.iter().filter(|it| it.starts_with("path=")).collect();
     assert_eq!(disks.len(), 3);
-    assert_eq!(disks[1], "path=fd:4,readonly,presence=fd:5,requests=fd:6,timeout-ms=65000");
+    assert_eq!(
+        disks[1],
+        "path=fd:4,readonly,presence=fd:5,requests=fd:6,reads=fd:7,timeout-ms=65000"
+    );
     let table = fs::read_to_string(host.at("table")).unwrap();
     assert_eq!(table.split_whitespace().collect::<Vec<_>>(), ["0", "1", "0"]);
     let stats = host.origin.artifacts().stats();
@@ -350,8 +353,8 @@ async fn a_container_image_is_its_own_root_and_its_process_is_the_image_s() {
     assert_eq!(mounts, [root, tmp]);
     let arguments = host.arguments().await;
     let disks: Vec<_> = arguments.iter().filter(|it| it.starts_with("path=")).collect();
-    let lazy = "path=fd:3,readonly,presence=fd:4,requests=fd:5,timeout-ms=65000";
-    assert_eq!(disks, [lazy, "path=fd:6"]);
+    let lazy = "path=fd:3,readonly,presence=fd:4,requests=fd:5,reads=fd:6,timeout-ms=65000";
+    assert_eq!(disks, [lazy, "path=fd:7"]);
     let process = launched.container.unwrap();
     assert_eq!(process.arguments(), b"/entry\0h\0");
     assert_eq!(process.working_directory(), "/w");
@@ -431,11 +434,12 @@ async fn what_a_start_reads_is_kept_once_and_fetched_ahead_by_the_next_worker() 
     read(&mut vmm, 2).await;
     host.origin.keep(name.clone(), attached.reads.clone()).await;
     let list = lists().next().unwrap();
-    assert_eq!(fs::read(&list).unwrap(), b"votiveL\x01\x02\0\0\0");
+    let expected = [&b"votiveL\x02\x02\0\0\0"[..], &[0; 16]].concat();
+    assert_eq!(fs::read(&list).unwrap(), expected);
     // What is read later changes nothing: there is a list.
     read(&mut vmm, 0).await;
     host.origin.keep(name.clone(), attached.reads).await;
-    assert_eq!(fs::read(&list).unwrap().len(), 12);
+    assert_eq!(fs::read(&list).unwrap().len(), 28);
     // Another worker with the same store fetches it before anything is read.
     let other = host.other_worker();
     assert_eq!(other.artifacts().stats().fetched.fetched, 0);
@@ -453,7 +457,7 @@ async fn what_a_start_reads_is_kept_once_and_fetched_ahead_by_the_next_worker() 
 
 #[tokio::test]
 async fn a_list_that_is_none_or_lies_harms_no_start() {
-    for rubbish in [&b"rubbish"[..], b"", b"votiveL\x01\xff\xff\xff\xff", &[0; 4096]] {
+    for rubbish in [&b"rubbish"[..], b"", b"votiveL\x02\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", &[0; 4096]] {
         let host = Host::new();
         host.seal("f", b"").await;
         let name = host.origin.resolve("f").await.unwrap().name;

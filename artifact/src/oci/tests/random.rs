@@ -4,6 +4,9 @@ use proptest::prelude::*;
 
 use super::layout::{Blob, LayoutFolder, Tar};
 use super::{made, unpacked};
+use crate::chunk::ChunkReads;
+use crate::limits::Limits;
+use crate::oci::image_for_starts;
 
 /// One entry of a random layer; all names are short, so that layers get in each other's way.
 #[derive(Clone, Debug)]
@@ -56,10 +59,11 @@ fn layer(ops: &[Op]) -> Tar {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) })]
 
-    /// What umoci unpacks, ours holds.
+    /// What umoci unpacks, ours holds, whatever starts read of it.
     #[test]
     fn layers_are_flattened_as_umoci_does(
-        layers in prop::collection::vec(prop::collection::vec(op(), 1..8), 1..4)
+        layers in prop::collection::vec(prop::collection::vec(op(), 1..8), 1..4),
+        pages in any::<u128>()
     ) {
         let layout = LayoutFolder::new(layers.iter().map(|ops| Blob::gzip(layer(ops).bytes())));
         layout.tag("tag");
@@ -67,7 +71,12 @@ proptest! {
         let image = made(&layout.source());
         match (image, unpacked::unpack(&layout.path(), "tag", &bundle.path().join("bundle"))) {
             (Ok(image), Ok(())) => {
-                unpacked::compare(&image.file, &bundle.path().join("bundle/rootfs"), false);
+                let rootfs = bundle.path().join("bundle/rootfs");
+                unpacked::compare(&image.file, &rootfs, false);
+                let read = [ChunkReads { index: 0, pages }];
+                let (source, folder) = (layout.source(), std::env::temp_dir());
+                let image = image_for_starts(&source, &folder, &Limits::CONTAINER_IMAGE, &read);
+                unpacked::compare(&image.unwrap().file, &rootfs, false);
             }
             (Err(_), Err(_)) => {}
             (image, theirs) => prop_assert!(false, "ours: {:?}, theirs: {theirs:?}", image.err()),

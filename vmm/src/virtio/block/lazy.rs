@@ -39,8 +39,13 @@ pub const CHUNK_BYTES: u64 = 512 << 10;
 /// Chunks that the server is asked for at a time: 32 MiB that it may have to hold.
 pub const IN_FLIGHT_MAX: usize = 64;
 
+/// Bytes of a page, as the table of reads counts.
+pub const PAGE_BYTES: u64 = 4096;
+
 /// What the table holds for a chunk that is there.
 const PRESENT: u8 = 1;
+/// What the table of reads holds for a page that was read.
+const READ: u8 = 1;
 /// An answer: the chunk's index and a status, 32 bits each, little-endian.
 const ANSWER_BYTES: usize = 8;
 /// Event data of the server's socket.
@@ -53,6 +58,8 @@ pub struct LazySpec {
     pub presence: File,
     /// A connected Unix socket, of streams or packets, on which chunks are asked for.
     pub requests: UnixStream,
+    /// A byte for each page of the disk, set to 1 once the guest has read it. It must keep its length.
+    pub reads: Option<File>,
     /// How long a read may wait for its chunks.
     pub timeout: Duration,
 }
@@ -61,6 +68,7 @@ pub struct LazySpec {
 #[derive(Debug)]
 pub(super) struct Lazy {
     presence: Presence,
+    reads: Option<Reads>,
     /// Gone once it broke the rules or hung up.
     server: Option<Server>,
     /// Chunks that the server was asked for and has not answered for. They outlive a reset: the answers come all the same.
@@ -87,6 +95,10 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Presence(MmapRegion<()>);
 
+/// The table of pages that were read.
+#[derive(Debug)]
+struct Reads(MmapRegion<()>);
+
 /// The other end of the socket.
 #[derive(Debug)]
 struct Server {
@@ -100,11 +112,13 @@ impl Lazy {
     /// For a disk whose file has `disk_bytes` bytes.
     pub(super) fn new(serial: &str, disk_bytes: u64, spec: LazySpec) -> Result<Self, BlockError> {
         let presence = Presence::new(serial, disk_bytes, spec.presence)?;
+        let reads = spec.reads.map(|file| Reads::new(serial, disk_bytes, file)).transpose()?;
         let requests = |source| BlockError::Requests { serial: serial.to_owned(), source };
         spec.requests.peer_addr().map_err(requests)?;
         spec.requests.set_nonblocking(true).map_err(requests)?;
         Ok(Lazy {
             presence,
+            reads,
             server: Some(Server { socket: spec.requests, answer: [0; ANSWER_BYTES], received: 0 }),
             in_flight: Vec::with_capacity(IN_FLIGHT_MAX),
             waiting: Vec::new(),
@@ -130,6 +144,9 @@ impl Lazy {
 
     /// Whether the request that begins at `head` may be served, seen for the first time. [`Pass::Later`] puts it aside.
     pub(super) fn admit(&mut self, head: u16, request: &Request) -> Pass {
+        if let Some(reads) = &self.reads {
+            reads.note(request);
+        }
         let Some(chunks) = self.presence.lacks(request) else { return Pass::Now };
         if self.server.is_none() {
             return Pass::Never;
@@ -222,21 +239,50 @@ impl Lazy {
     }
 }
 
+/// Maps a table that has a byte for each of `entries`.
+fn map_table(
+    serial: &str,
+    table: &'static str,
+    file: File,
+    entries: u64,
+    protection: libc::c_int,
+) -> Result<MmapRegion<()>, BlockError> {
+    let serial = || serial.to_owned();
+    let failed = |source| BlockError::TableMap { serial: serial(), table, source };
+    let bytes = file.metadata().map_err(failed)?.len();
+    // An index has 32 bits on the socket.
+    if bytes != entries || u32::try_from(entries).is_err() {
+        return Err(BlockError::Table { serial: serial(), table, bytes, entries });
+    }
+    let len = usize::try_from(entries).unwrap_or(usize::MAX);
+    let from = FileOffset::new(file, 0);
+    MmapRegion::build(Some(from), len, protection, libc::MAP_SHARED)
+        .map_err(|error| failed(io::Error::other(error)))
+}
+
+impl Reads {
+    fn new(serial: &str, disk_bytes: u64, file: File) -> Result<Self, BlockError> {
+        let pages = disk_bytes.div_ceil(PAGE_BYTES);
+        map_table(serial, "reads", file, pages, libc::PROT_READ | libc::PROT_WRITE).map(Reads)
+    }
+
+    /// Notes the pages that a request reads. It lies within the disk, so the table bounds the loop.
+    fn note(&self, request: &Request) {
+        let Request::Read { offset, bytes: bytes @ 1.. } = *request else { return };
+        let table = self.0.as_volatile_slice();
+        for page in offset / PAGE_BYTES..offset.saturating_add(bytes).div_ceil(PAGE_BYTES) {
+            let at = usize::try_from(page).unwrap_or(usize::MAX);
+            if table.store(READ, at, Ordering::Relaxed).is_err() {
+                return;
+            }
+        }
+    }
+}
+
 impl Presence {
     fn new(serial: &str, disk_bytes: u64, file: File) -> Result<Self, BlockError> {
-        let serial = || serial.to_owned();
-        let failed = |source| BlockError::PresenceMap { serial: serial(), source };
         let chunks = disk_bytes.div_ceil(CHUNK_BYTES);
-        let bytes = file.metadata().map_err(failed)?.len();
-        // An index has 32 bits on the socket.
-        if bytes != chunks || u32::try_from(chunks).is_err() {
-            return Err(BlockError::Presence { serial: serial(), bytes, chunks });
-        }
-        let len = usize::try_from(chunks).unwrap_or(usize::MAX);
-        let from = FileOffset::new(file, 0);
-        MmapRegion::build(Some(from), len, libc::PROT_READ, libc::MAP_SHARED)
-            .map(Presence)
-            .map_err(|error| failed(io::Error::other(error)))
+        map_table(serial, "presence", file, chunks, libc::PROT_READ).map(Presence)
     }
 
     /// Whether a chunk is there. What the server wrote before it said so is seen by whoever reads the disk afterwards.

@@ -81,6 +81,7 @@ fn parts(bytes: u64, timeout: Duration, kind: SocketType) -> Parts {
     let lazy = LazySpec {
         presence: presence.try_clone().unwrap(),
         requests: UnixStream::from(theirs),
+        reads: None,
         timeout,
     };
     let spec = BlockSpec::new(disk.try_clone().unwrap(), true, "disk-9");
@@ -590,6 +591,37 @@ fn an_image_of_ten_gibibytes_has_its_table_and_its_last_chunk() {
 }
 
 #[test]
+fn pages_that_are_read_are_noted_and_no_others() {
+    let bytes = 2 * CHUNK_BYTES + 512;
+    let reads = tempfile::tempfile().unwrap();
+    let noting = |pages: u64| {
+        reads.set_len(pages).unwrap();
+        let mut parts = parts(bytes, LONG, SocketType::SEQPACKET);
+        parts.0.lazy.as_mut().unwrap().reads = Some(reads.try_clone().unwrap());
+        parts
+    };
+    let short = Block::new(noting(256).0).map(|_| ()).unwrap_err().to_string();
+    assert!(short.starts_with("--disk reads: the table of disk-9 holds 256 bytes, needed are 257"));
+    let mut rig = rig_of(noting(257));
+    rig.fill(0);
+    let noted = || {
+        let mut table = vec![0; 257];
+        reads.read_exact_at(&mut table, 0).unwrap();
+        assert!(table.iter().all(|byte| *byte < 2));
+        (0..257).filter(|page| table[*page] == 1).collect::<Vec<_>>()
+    };
+    assert_eq!(noted(), [0; 0]);
+    // What is there, across a boundary; what is absent, before it comes; the last sector, and none behind it.
+    rig.read(7, 2);
+    assert_eq!(noted(), [0, 1]);
+    rig.read(CHUNK, 17);
+    assert_eq!((noted(), rig.asked()), (vec![0, 1, 128, 129, 130], vec![1]));
+    rig.read(2 * CHUNK, 1);
+    let refused = rig.read(2 * CHUNK, 2);
+    assert_eq!((noted(), rig.status(refused)), (vec![0, 1, 128, 129, 130, 256], IOERR));
+}
+
+#[test]
 fn tables_of_a_wrong_length_and_sockets_without_a_peer_are_refused() {
     let refused = |bytes: u64, table: u64| {
         let (spec, _, presence, _server) = parts(bytes, LONG, SocketType::STREAM);
@@ -598,7 +630,8 @@ fn tables_of_a_wrong_length_and_sockets_without_a_peer_are_refused() {
     };
     let message = |bytes: u64, chunks: u64| {
         Err(format!(
-            "--disk presence: the table of disk-9 holds {bytes} bytes, needed are {chunks}: one for each 524288 bytes of the disk"
+            "--disk presence: the table of disk-9 holds {bytes} bytes, needed are {chunks}: one for each chunk (524288 bytes) or \
+             page (4096 bytes) of the disk"
         ))
     };
     assert_eq!(refused(CHUNK_BYTES, 1), Ok(()));
