@@ -45,8 +45,8 @@ pub struct Got {
     pub peak_kib: u64,
     /// Processor time in milliseconds, the guest's included.
     pub cpu_ms: u64,
-    /// Nanoseconds that its device threads ran while the guest rested after the case, and how long that was; `None` when nobody
-    /// heard it rest.
+    /// Nanoseconds that its device threads ran while the guest rested after the case, and how long that was: the quietest of its
+    /// rests. `None` when nobody heard it rest.
     pub rest_ns: Option<(u64, u64)>,
     /// Seconds from start to end.
     pub seconds: f64,
@@ -132,8 +132,10 @@ pub fn run(
 #[derive(Default)]
 struct Said {
     lines: Vec<String>,
-    /// What the VMM's device threads had run when the guest began to rest, and when it had rested.
-    rest: [Option<(Instant, u64)>; 2],
+    /// When the guest began to rest, and what the VMM's device threads had run then.
+    resting: Option<(Instant, u64)>,
+    /// The quietest rest: what they ran in it, and how long it was, in nanoseconds.
+    rest_ns: Option<(u64, u64)>,
     unread: Option<ChildStdout>,
 }
 
@@ -149,8 +151,8 @@ impl Said {
             // A flood may stand before it on the same line.
             let Some((_, line)) = line.rsplit_once(GUEST_LINE) else { continue };
             match line {
-                "rest" => said.rest[0] = Some((Instant::now(), process::device_ns(pid))),
-                "rested" => said.rest[1] = Some((Instant::now(), process::device_ns(pid))),
+                "rest" => said.resting = Some((Instant::now(), process::device_ns(pid))),
+                "rested" => said.has_rested(process::device_ns(pid)),
                 _ if kept < KEPT_BYTES => {
                     kept += line.len();
                     said.lines.push(line.to_owned());
@@ -161,16 +163,19 @@ impl Said {
         said
     }
 
+    fn has_rested(&mut self, ran_ns: u64) {
+        let Some((since, before_ns)) = self.resting.take() else { return };
+        let long_ns = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1);
+        let rest = (ran_ns.saturating_sub(before_ns), long_ns);
+        let share = |(ran, long): (u64, u64)| ran as f64 / long as f64;
+        if self.rest_ns.is_none_or(|quietest| share(rest) < share(quietest)) {
+            self.rest_ns = Some(rest);
+        }
+    }
+
     fn finish(self) -> (Vec<String>, Option<(u64, u64)>) {
         drop(self.unread);
-        let rest_ns = match self.rest {
-            [Some((since, before)), Some((until, after))] => {
-                let long_ns = (until - since).as_nanos();
-                Some((after.saturating_sub(before), u64::try_from(long_ns).unwrap_or(u64::MAX)))
-            }
-            _ => None,
-        };
-        (self.lines, rest_ns)
+        (self.lines, self.rest_ns)
     }
 }
 

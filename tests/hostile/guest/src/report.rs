@@ -10,8 +10,9 @@ const SERIAL: u16 = 0x3f8;
 /// Lines of one run at most.
 const LINES_MAX: u32 = 40;
 
-/// How long a rest is: about a tenth of a second.
-const REST_TICKS: u64 = 200_000_000;
+/// How long a rest is, some hundredths of a second, and how many there are.
+const REST_TICKS: u64 = 100_000_000;
+const RESTS: u32 = 4;
 
 /// The counts.
 #[derive(Debug, Default)]
@@ -74,14 +75,15 @@ impl Report {
         }
     }
 
-    /// Does nothing for a while, and tells the host where it begins and ends: no device has anything to do then, once it has
-    /// finished what the case gave it.
+    /// Does nothing for a while, several times, and tells the host where each begins and ends: once a device has finished what the
+    /// case gave it, it has nothing to do.
     pub(crate) fn rest(&mut self) {
-        wait_for(REST_TICKS, || false);
-        self.lines = 0;
-        self.line(&["rest"]);
-        wait_for(REST_TICKS, || false);
-        self.line(&["rested"]);
+        for _ in 0..RESTS {
+            self.lines = 0;
+            self.line(&["rest"]);
+            wait_for(REST_TICKS, || false);
+            self.line(&["rested"]);
+        }
     }
 
     /// Tells the host the counts over vsock, and waits until it has heard.
