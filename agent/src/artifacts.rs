@@ -216,7 +216,7 @@ impl Artifacts {
         tokio::spawn(run(user, socket, read_limit));
         let timeout = read_limit.saturating_add(VMM_MARGIN);
         let lazy = Some(LazyDisk { presence, requests, reads: table, timeout });
-        Ok(Attached { disk: Disk { file, read_only: true, lazy }, config, reads })
+        Ok(Attached { disk: Disk { lazy, ..Disk::new(file, true) }, config, reads })
     }
 
     /// What was sealed with an artifact's image.

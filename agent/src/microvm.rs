@@ -104,13 +104,21 @@ pub struct Disk {
     pub read_only: bool,
     /// What makes it lazy; it is read-only then.
     pub lazy: Option<LazyDisk>,
+    /// What an encrypted disk's blocks read as that were never written; it is not lazy and not read-only then.
+    pub template: Option<File>,
 }
 
 impl Disk {
     /// A disk that is all there.
     #[must_use]
     pub fn new(file: File, read_only: bool) -> Self {
-        Self { file, read_only, lazy: None }
+        Self { file, read_only, lazy: None, template: None }
+    }
+
+    /// A disk that reads as `template`; what is written to it, nobody else can read.
+    #[must_use]
+    pub fn encrypted(file: File, template: File) -> Self {
+        Self { template: Some(template), ..Self::new(file, false) }
     }
 }
 
@@ -321,6 +329,10 @@ fn arguments(spec: &MicrovmSpec) -> Vec<OsString> {
 fn disk_option(disk: Disk, inherited: &mut Inherited) -> String {
     let path = inherited.add(disk.file.into());
     let read_only = if disk.read_only { ",readonly" } else { "" };
+    if let Some(template) = disk.template {
+        let template = inherited.add(template.into());
+        return format!("path={path},encrypted,template={template}");
+    }
     let Some(lazy) = disk.lazy else { return format!("path={path}{read_only}") };
     let presence = inherited.add(lazy.presence.into());
     let requests = inherited.add(lazy.requests);

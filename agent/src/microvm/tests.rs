@@ -70,7 +70,7 @@ async fn a_program_that_is_missing_is_named() {
 }
 
 #[test]
-fn a_lazy_disk_has_its_table_and_its_socket_on_the_command_line() {
+fn a_disk_has_on_the_command_line_what_makes_it_lazy_or_encrypted() {
     let file = || tempfile::tempfile().unwrap();
     let mut inherited = Inherited::default();
     let plain = disk_option(Disk::new(file(), false), &mut inherited);
@@ -78,8 +78,10 @@ fn a_lazy_disk_has_its_table_and_its_socket_on_the_command_line() {
     let timeout = Duration::from_secs(35);
     let reads = Some(file());
     let lazy = Some(LazyDisk { presence: file(), requests: requests.into(), reads, timeout });
-    let lazy = disk_option(Disk { file: file(), read_only: true, lazy }, &mut inherited);
+    let lazy = disk_option(Disk { lazy, ..Disk::new(file(), true) }, &mut inherited);
     assert_eq!(plain, "path=fd:3");
     assert_eq!(lazy, "path=fd:4,readonly,presence=fd:5,requests=fd:6,reads=fd:7,timeout-ms=35000");
-    assert_eq!(inherited.mappings.len(), 5);
+    let scratch = disk_option(Disk::encrypted(file(), file()), &mut inherited);
+    assert_eq!(scratch, "path=fd:8,encrypted,template=fd:9");
+    assert_eq!(inherited.mappings.len(), 7);
 }

@@ -219,7 +219,7 @@ fn microvm_spec(
     let scratch = scratch::create(function.scratch_bytes());
     let scratch = scratch.map_err(|error| LaunchError::new(with_causes(&error)))?;
     let disks = if order.images.container.is_some() {
-        vec![code, Disk::new(scratch, false)]
+        vec![code, scratch]
     } else {
         let runtime = open("the runtime image", images.runtime(function))?;
         disks(runtime, code, layers, scratch)
@@ -246,10 +246,10 @@ fn join_group(
 }
 
 /// The disks in the order of [`mounts`].
-pub(crate) fn disks(runtime: File, code: Disk, layers: Option<File>, scratch: File) -> Vec<Disk> {
+pub(crate) fn disks(runtime: File, code: Disk, layers: Option<File>, scratch: Disk) -> Vec<Disk> {
     let mut disks = vec![Disk::new(runtime, true), code];
     disks.extend(layers.map(|file| Disk::new(file, true)));
-    disks.push(Disk::new(scratch, false));
+    disks.push(scratch);
     disks
 }
 

@@ -68,7 +68,7 @@ impl Guest {
     /// # Errors
     /// It does not start.
     pub async fn start(images: &Path, root: Disk, run: &Run) -> Result<Guest> {
-        let scratch = Disk::new(scratch::create(SCRATCH_BYTES)?, false);
+        let scratch = scratch::create(SCRATCH_BYTES)?;
         let Spawned { microvm, link, control, .. } = Microvm::spawn(MicrovmSpec {
             vmm: images.join("bin/votive-vmm"),
             kernel: images.join("vmlinux"),
