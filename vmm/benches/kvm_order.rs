@@ -100,7 +100,7 @@ fn report(subject: &str, mut samples: Vec<u128>) -> (f64, String) {
 fn votive() -> Sample {
     let ram = GuestRam::map(MEMORY_BYTES, LowMemory::SmallPages)?;
     let events = events()?;
-    let (vm, _) = Vm::create()?;
+    let (vm, _) = Vm::create(None)?;
     let start = Instant::now();
     let (mut vm, vcpus) = vm.map(&ram)?.split_irqchip()?.create_vcpus(1)?;
     for (index, event) in events.iter().enumerate() {

@@ -2,43 +2,52 @@
 
 use std::fs::File;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
+use event_manager::{EventManager, SubscriberOps};
 use kvm_ioctls::VcpuFd;
 
+use crate::assignment::{AssignmentError, Mailbox, Outcome};
 use crate::bootparams::{self, BootParamsError};
 use crate::bus::Bus;
-use crate::console::{self, Console, ConsoleError};
+use crate::console::{Console, ConsoleError};
 use crate::control::ControlSocket;
 use crate::deadline::Deadline;
-use crate::demand::{self, DemandError, Loading};
-use crate::descriptor::{self, Access, FileRef, adopt};
-use crate::exit::{Exit, ExitReason, one_line};
+use crate::demand::DemandError;
+use crate::descriptor::{self, Descriptors, adopt};
+use crate::exit::{Exit, ExitReason, SETUP_FAILED, WRONG_SPEC, one_line};
 use crate::ioapic::{Ioapic, Line};
 use crate::kernel::{self, KernelError};
 use crate::kvm::{KvmError, Ready, Vm};
 use crate::layout::{EBDA, SERIAL_GSI, gsi, mmio_address};
-use crate::machine::{Machine, MachineError, Parts, Subscriber};
+use crate::machine::{Machine, MachineError, Parts, Subscriber, main_loop};
 use crate::marks::Marks;
-use crate::memory::{GuestRam, LowMemory, MemoryError};
+use crate::memory::{GuestRam, MemoryError};
 use crate::mptable;
 use crate::pause::{Gate, ImmediateExit};
 use crate::registers::{self, RegistersError};
+use crate::seccomp::{Filter, Install};
 use crate::signals::{self, Signals};
-use crate::spec::{EncryptedDiskSpec, KernelMemory, LazyDiskSpec, ValidSpec, VsockSpec};
+use crate::spec::{Ahead, SpecError, ValidShell, ValidSpec};
+use crate::threads::Waiting;
 use crate::userfault::Userfault;
 use crate::vcpu::Vcpu;
-use crate::virtio::block::{Block, BlockError, BlockSpec, EncryptedSpec, LazySpec};
-use crate::virtio::net::{Net, NetError, NetSpec};
+use crate::virtio::block::{Block, BlockError};
+use crate::virtio::net::{Net, NetError};
 use crate::virtio::rng::Rng;
-use crate::virtio::vsock::{self, Vsock, VsockError};
-use crate::virtio::{
-    DeviceSubscriber, MmioDevice, MmioError, QUEUE_NOTIFY, VirtioDevice, WorkerError, spawn_worker,
-};
+use crate::virtio::vsock::{Vsock, VsockError};
+use crate::virtio::{DeviceSubscriber, MmioDevice, QUEUE_NOTIFY, VirtioDevice, Work, WorkerError};
+
+use self::files::{DeviceFiles, Files};
+use self::filling::Filling;
+use self::shape::{Kit, Threads};
+
+mod files;
+mod filling;
+mod shape;
 
 /// Why there is no machine.
 #[derive(Debug, thiserror::Error)]
@@ -88,22 +97,27 @@ pub enum BootError {
     /// The network device.
     #[error("cannot make the network device")]
     Net(#[from] NetError),
-    /// A device's registers.
-    #[error("cannot attach device {index}")]
-    Attach {
-        /// Its window.
-        index: usize,
-        /// Why not.
-        source: MmioError,
-    },
-    /// A device's thread.
-    #[error("cannot start the worker of device {index}")]
-    Worker {
-        /// Its window.
-        index: usize,
-        /// Why not.
-        source: WorkerError,
-    },
+    /// What devices and their threads need of the operating system.
+    #[error("cannot make a device's events")]
+    Kit(#[source] io::Error),
+    /// A thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// A filter on system calls.
+    #[error("cannot install a filter on system calls")]
+    Filter(#[source] io::Error),
+    /// A shell's assignment is none.
+    #[error("cannot take the assignment")]
+    Assignment(#[from] AssignmentError),
+    /// What the assignment asks for.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The deadline of an assignment.
+    #[error("cannot set the deadline")]
+    Deadline(#[source] io::Error),
+    /// A shell ended before it became a microVM.
+    #[error("{0}")]
+    Ended(ExitReason),
     /// What fills guest memory.
     #[error("cannot fill guest memory on demand")]
     Demand(#[from] DemandError),
@@ -118,55 +132,199 @@ pub enum BootError {
     Machine(#[from] MachineError),
 }
 
-/// Makes the machine that `spec` describes; `start_ns` is when this process began. The deadline has been set.
+impl BootError {
+    /// The process's exit code.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Ended(reason) => reason.code(),
+            Self::Assignment(_) | Self::Spec(_) => WRONG_SPEC,
+            _ => SETUP_FAILED,
+        }
+    }
+}
+
+/// What is to be made.
+#[derive(Debug)]
+pub enum Order {
+    /// This microVM.
+    Microvm(Box<ValidSpec>),
+    /// A shell, and the microVM that it is assigned.
+    Shell(Box<ValidShell>),
+}
+
+impl Order {
+    /// What has to be known first.
+    #[must_use]
+    pub fn ahead(&self) -> Ahead {
+        match self {
+            Self::Microvm(spec) => spec.ahead(),
+            Self::Shell(shell) => shell.ahead.clone(),
+        }
+    }
+}
+
+/// Makes the machine that is ordered; `start_ns` is when this process began. A deadline that the order has been given with has
+/// been set.
 ///
 /// The virtual machine comes before everything large, and its memory before everything on its I/O
-/// bus: [`crate::kvm`] says why.
+/// bus: [`crate::kvm`] says why. Everything that takes more than few system calls comes before any file's content is looked at,
+/// which this thread and all others do under filters that `install` installs. No mapping is taken back, even where
+/// something fails: no filter has a call for that, and the process ends.
 ///
 /// # Errors
 /// The first step that failed.
 pub fn boot(
-    spec: ValidSpec,
+    order: Order,
     start_ns: u64,
-    deadline: Option<Deadline>,
+    deadline: Option<Arc<Deadline>>,
+    install: Install,
 ) -> Result<Machine, BootError> {
+    // What no tenant has a say in.
     let signals = Signals::take().map_err(BootError::Signals)?;
     signals::explain_lost_pages().map_err(BootError::Signals)?;
+    signals::leave_faults_to_the_kernel().map_err(BootError::Signals)?;
     let exit = Arc::new(Exit::new().map_err(BootError::Exit)?);
     descriptor::make_room();
-    let socket = spec.vsock.as_ref().and_then(|vsock| vsock.path.clone());
-    let files = Files::open(spec)?;
-
-    let (vm, host) = Vm::create()?;
-    let mut filling = Filling::choose(files.kernel_memory, Userfault::open);
-    let mut ram = filling.map(files.memory_bytes)?;
+    let ahead = order.ahead();
+    let devices = Devices::take(&ahead)?;
+    let (shell, files) = match order {
+        // Paths can be opened before the filters only. Nothing is read.
+        Order::Microvm(spec) => (None, Some(Files::open(*spec, &mut Descriptors::Inherited)?)),
+        Order::Shell(shell) => (Some(shell), None),
+    };
+    let (vm, host) = Vm::create(devices.kvm)?;
+    let mut filling = Filling::choose(ahead.kernel_memory, || match &devices.userfaultfd {
+        Some(device) => Userfault::open_by(device),
+        None => Userfault::open(),
+    });
+    let mut ram = filling.map(ahead.memory_bytes)?;
     let vm = vm.map(&ram)?.split_irqchip()?;
-    let (mut vm, vcpus) = vm.create_vcpus(files.vcpus)?;
+    let (mut vm, vcpus) = vm.create_vcpus(ahead.vcpus)?;
+    let vcpus = ManuallyDrop::new(vcpus);
+    registers::configure(&vcpus, &host)?;
+    let gate = devices.control.as_ref().map(|control| gate(&vcpus, control)).transpose()?;
+    let threads = Threads::spawn(&ahead, install).map_err(BootError::Thread)?;
+    let kit = Kit::new(&ahead).map_err(BootError::Kit)?;
+    let mut events = main_loop(&exit, signals, deadline.clone())?;
+    let filter = if ahead.with_path { Filter::SetupWithPath } else { Filter::Setup };
+    let vcpu_ids = threads.are_filtered().map_err(BootError::Filter)?;
+    install(filter).map_err(BootError::Filter)?;
 
+    // What the tenant has.
+    let announce = shell.is_some();
+    let files = match (shell, files, &devices.control) {
+        (_, Some(files), _) => files,
+        (Some(shell), None, Some(control)) => {
+            let (spec, mut received) = assigned(*shell, control, &mut events, &exit)?;
+            if let (Some(at_ns), Some(deadline)) = (spec.deadline_ns, &deadline) {
+                deadline.set(at_ns).map_err(BootError::Deadline)?;
+            }
+            Files::open(spec, &mut received)?
+        }
+        _ => return Err(BootError::Ended(ExitReason::ControlClosed)),
+    };
+    let socket = files.devices.vsock.as_ref().and_then(|vsock| vsock.path.clone());
     let kernel = kernel::load(&files.kernel, &ram, filling.how)?;
     let initrd = files.initrd.as_ref();
     let initrd = initrd
         .map(|file| bootparams::load_initrd(file, &ram, kernel.end(), filling.how))
         .transpose()?;
     let marks = Marks::new(start_ns, files.marks);
-    let attached = attach_all(&mut vm, &ram, &exit, files.devices)?;
+    let attached = attach_all(&mut vm, &ram, &exit, files.devices, kit, threads.disks)?;
     let cmdline = cmdline(attached.console.is_some(), attached.windows.len(), &files.cmdline);
     bootparams::write(&ram, &cmdline, initrd)?;
-    ram.write(EBDA, &mptable::table(files.vcpus, &attached.lines))?;
-    registers::configure(&vcpus, &host, &ram, kernel.entry)?;
+    ram.write(EBDA, &mptable::table(ahead.vcpus, &attached.lines))?;
+    registers::enter(&vcpus, &ram, kernel.entry)?;
 
-    let loading = filling.start(&mut ram, &exit)?;
-    let gate = files.control.as_ref().map(|control| gate(&vcpus, control)).transpose()?;
+    let (loader, loading) = filling.loader(&mut ram, loaded(Arc::clone(&exit), install))?;
     let bus = Bus::new(marks, attached.ioapic, attached.console, attached.windows, loading);
     let bus = Arc::new(bus);
     let vcpu =
         |(index, fd)| Vcpu::new(index, fd, Arc::clone(&bus), Arc::clone(&exit), gate.clone());
-    let vcpus = (0..).zip(vcpus).map(vcpu).collect();
-    let devices = attached.subscribers;
-    let control = files.control.zip(gate);
-    let notice = filling.notice;
-    let parts = Parts { vm, vcpus, bus, exit, signals, devices, socket, control, deadline, notice };
-    Ok(Machine::new(parts)?)
+    let vcpus = (0..).zip(ManuallyDrop::into_inner(vcpus)).map(vcpu);
+    let vcpus = threads.vcpus.into_iter().zip(vcpus).collect();
+    let control = devices.control.zip(gate);
+    let (devices, notice) = (attached.subscribers, filling.notice);
+    let parts = Parts {
+        vm,
+        events,
+        vcpus,
+        vcpu_ids,
+        bus,
+        exit,
+        loader,
+        devices,
+        socket,
+        control,
+        notice,
+        announce,
+        install,
+    };
+    Ok(Machine::new(parts))
+}
+
+/// The opened devices and the socket that a process was started with.
+struct Devices {
+    kvm: Option<OwnedFd>,
+    userfaultfd: Option<File>,
+    control: Option<ControlSocket>,
+}
+
+impl Devices {
+    fn take(ahead: &Ahead) -> Result<Self, BootError> {
+        let take = |field, fd: Option<RawFd>| {
+            let failed =
+                |source| move |fd| BootError::Open { field, name: format!("fd:{fd}"), source };
+            fd.map(|fd| adopt(fd).map_err(|source| failed(source)(fd))).transpose()
+        };
+        let control = |file: File| {
+            let failed =
+                |source| BootError::Open { field: "control", name: "socket".into(), source };
+            ControlSocket::new(OwnedFd::from(file)).map_err(failed)
+        };
+        Ok(Self {
+            kvm: take("kvm", ahead.kvm)?.map(OwnedFd::from),
+            userfaultfd: take("userfaultfd", ahead.userfaultfd)?,
+            control: take("control", ahead.control)?.map(control).transpose()?,
+        })
+    }
+}
+
+/// Waits for a shell's assignment: the whole spec, and what its descriptors' numbers mean.
+fn assigned(
+    shell: ValidShell,
+    control: &ControlSocket,
+    events: &mut EventManager<Subscriber>,
+    exit: &Arc<Exit>,
+) -> Result<(ValidSpec, Descriptors), BootError> {
+    let outcome = Outcome::default();
+    let mailbox = Mailbox::new(control.file(), Arc::clone(exit), Rc::clone(&outcome));
+    let mailbox = events.add_subscriber(Box::new(mailbox) as Subscriber);
+    let assigned = loop {
+        events.run().map_err(MachineError::Events)?;
+        if let Some(reason) = exit.reason() {
+            return Err(BootError::Ended(reason));
+        }
+        if let Some(assigned) = outcome.take() {
+            break assigned?;
+        }
+    };
+    events.remove_subscriber(mailbox).map_err(MachineError::Events)?;
+    let spec = shell.assign(assigned.options, assigned.descriptors.len())?;
+    let received = assigned.descriptors.into_iter().map(Some).collect();
+    Ok((spec, Descriptors::Received(received)))
+}
+
+/// What is done when guest memory is whole, before any program in the guest runs: this thread is left with less.
+fn loaded(exit: Arc<Exit>, install: Install) -> impl FnMut(Result<(), DemandError>) -> bool {
+    move |filled| {
+        let filled = filled.map_err(|error| one_line(&error));
+        let what = filled.and_then(|()| install(Filter::Main).map_err(|error| error.to_string()));
+        let Err(what) = what else { return true };
+        exit.end(ExitReason::WorkerDied { what: format!("loader: {what}") });
+        false
+    }
 }
 
 /// What all vCPUs wait at when the control channel says so.
@@ -175,163 +333,6 @@ fn gate(vcpus: &[VcpuFd], control: &ControlSocket) -> Result<Arc<Gate>, BootErro
     let flags: io::Result<Vec<_>> = vcpus.iter().map(ImmediateExit::of).collect();
     let gate = flags.and_then(|flags| Gate::new(flags, control.answerer()));
     gate.map(Arc::new).map_err(BootError::Pause)
-}
-
-/// How guest memory gets its first bytes.
-struct Filling {
-    how: KernelMemory,
-    userfault: Option<Userfault>,
-    /// What whoever asked for another way should be told.
-    notice: Option<String>,
-}
-
-impl Filling {
-    /// As asked; on demand if nothing was, and this process may.
-    fn choose(asked: Option<KernelMemory>, open: impl FnOnce() -> io::Result<Userfault>) -> Self {
-        let (how, userfault, error) = match asked {
-            Some(how @ (KernelMemory::Mapped | KernelMemory::Copied)) => (how, None, None),
-            Some(KernelMemory::Demand) | None => match open() {
-                Ok(userfault) => (KernelMemory::Demand, Some(userfault), None),
-                Err(error) => (KernelMemory::Mapped, None, asked.map(|_| error)),
-            },
-        };
-        let notice =
-            |error| format!("--kernel-memory demand: mapped instead, no userfaultfd: {error}");
-        Self { how, userfault, notice: error.map(notice) }
-    }
-
-    fn map(&self, bytes: u64) -> Result<GuestRam, MemoryError> {
-        match self.how {
-            KernelMemory::Demand => {
-                GuestRam::map(bytes, LowMemory::HugePage).map(GuestRam::deferring)
-            }
-            KernelMemory::Mapped => GuestRam::map(bytes, LowMemory::SmallPages),
-            KernelMemory::Copied => GuestRam::map(bytes, LowMemory::HugePage),
-        }
-    }
-
-    /// Starts what fills memory on demand. All of it has been told, and no vCPU runs.
-    fn start(&mut self, ram: &mut GuestRam, exit: &Arc<Exit>) -> Result<Loading, DemandError> {
-        let Some(userfault) = self.userfault.take() else { return Ok(Loading::default()) };
-        let exit = Arc::clone(exit);
-        let failed = move |error: DemandError| {
-            exit.end(ExitReason::WorkerDied { what: format!("loader: {}", one_line(&error)) });
-        };
-        demand::start(userfault, ram.take_deferred(), failed)
-    }
-}
-
-/// Everything that the spec names, opened.
-struct Files {
-    kernel: File,
-    kernel_memory: Option<KernelMemory>,
-    initrd: Option<File>,
-    marks: Option<File>,
-    control: Option<ControlSocket>,
-    vcpus: u8,
-    memory_bytes: u64,
-    cmdline: String,
-    devices: DeviceFiles,
-}
-
-/// What devices are made of.
-struct DeviceFiles {
-    console: Option<File>,
-    disks: Vec<BlockSpec>,
-    vsock: Option<vsock::VsockSpec>,
-    rng: bool,
-    net: Option<NetSpec>,
-}
-
-impl Files {
-    fn open(spec: ValidSpec) -> Result<Self, BootError> {
-        let optional = |field, file: Option<FileRef>, access| {
-            file.map(|file| open(field, &file, access)).transpose()
-        };
-        let kernel = open("kernel", &spec.kernel, Access::Read)?;
-        let initrd = optional("initrd", spec.initrd, Access::Read)?;
-        let marks = optional("marks", spec.marks, Access::Append)?;
-        let control = spec.control.map(open_control).transpose()?;
-        let disk = |(index, disk): (usize, crate::spec::DiskSpec)| {
-            let access = if disk.read_only { Access::Read } else { Access::ReadWrite };
-            Ok::<_, BootError>(BlockSpec {
-                file: open("disk", &disk.file, access)?,
-                read_only: disk.read_only,
-                serial: format!("disk{index}"),
-                lazy: disk.lazy.map(open_lazy).transpose()?,
-                encrypted: disk.encrypted.map(open_encrypted).transpose()?,
-                limits: disk.limits,
-            })
-        };
-        let devices = DeviceFiles {
-            console: spec.console.as_ref().map(console::open).transpose()?,
-            disks: spec.disks.into_iter().enumerate().map(disk).collect::<Result<_, _>>()?,
-            vsock: spec.vsock.map(open_vsock).transpose()?,
-            rng: spec.rng,
-            net: spec.net.map(open_net).transpose()?,
-        };
-        let (vcpus, memory_bytes, cmdline) = (spec.vcpus, spec.memory_bytes, spec.cmdline);
-        let kernel_memory = spec.kernel_memory;
-        let files = Self {
-            kernel,
-            kernel_memory,
-            initrd,
-            marks,
-            control,
-            vcpus,
-            memory_bytes,
-            cmdline,
-            devices,
-        };
-        Ok(files)
-    }
-}
-
-fn open(field: &'static str, file: &FileRef, access: Access) -> Result<File, BootError> {
-    let failed = |source| BootError::Open { field, name: file.to_string(), source };
-    file.open(access).map_err(failed)
-}
-
-fn open_lazy(spec: LazyDiskSpec) -> Result<LazySpec, BootError> {
-    let requests = open("disk requests", &FileRef::Fd(spec.requests), Access::ReadWrite)?;
-    Ok(LazySpec {
-        presence: open("disk presence", &FileRef::Fd(spec.presence), Access::Read)?,
-        requests: UnixStream::from(OwnedFd::from(requests)),
-        reads: spec
-            .reads
-            .map(|fd| open("disk reads", &FileRef::Fd(fd), Access::ReadWrite))
-            .transpose()?,
-        timeout: Duration::from_millis(spec.timeout_ms.into()),
-    })
-}
-
-fn open_encrypted(spec: EncryptedDiskSpec) -> Result<EncryptedSpec, BootError> {
-    let template = spec.template.as_ref();
-    let template = template.map(|file| open("disk template", file, Access::Read)).transpose()?;
-    Ok(EncryptedSpec { template })
-}
-
-fn open_control(fd: RawFd) -> Result<ControlSocket, BootError> {
-    let socket = adopt(fd).and_then(|file| ControlSocket::new(OwnedFd::from(file)));
-    socket.map_err(|source| BootError::Open { field: "control", name: format!("fd:{fd}"), source })
-}
-
-fn open_vsock(spec: VsockSpec) -> Result<vsock::VsockSpec, BootError> {
-    let port = |(port, fd)| match adopt(fd) {
-        Ok(file) => Ok((port, OwnedFd::from(file))),
-        Err(source) => {
-            Err(BootError::Open { field: "vsock port", name: format!("fd:{fd}"), source })
-        }
-    };
-    let ports = spec.ports.into_iter().map(port).collect::<Result<_, _>>()?;
-    let path: Option<PathBuf> = spec.path;
-    Ok(vsock::VsockSpec { guest_cid: spec.cid, path, ports })
-}
-
-fn open_net(spec: crate::spec::NetSpec) -> Result<NetSpec, BootError> {
-    let tap = open("net tap", &FileRef::Fd(spec.tap), Access::ReadWrite)?;
-    let crate::spec::NetSpec { mac, mtu, receive, send, .. } = spec;
-    Ok(NetSpec { tap, mac, mtu, receive, send })
 }
 
 /// The devices of a machine.
@@ -358,21 +359,25 @@ fn attach_all(
     ram: &GuestRam,
     exit: &Arc<Exit>,
     files: DeviceFiles,
+    mut kit: Kit,
+    threads: Vec<Waiting<Work>>,
 ) -> Result<Attached, BootError> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     for (index, disk) in files.disks.into_iter().enumerate() {
-        let block = Block::new(disk).map_err(|source| BootError::Disk { index, source })?;
+        let block = Block::with_watch(disk, kit.watch()?)
+            .map_err(|source| BootError::Disk { index, source })?;
         devices.push(Box::new(block));
     }
     let disks = devices.len();
-    if let Some(spec) = files.vsock {
-        devices.push(Box::new(Vsock::new(spec)?));
+    if let Some(vsock) = files.vsock {
+        let vsock = Vsock::assembled(vsock.cid, vsock.listener, vsock.ports, kit.watch()?)?;
+        devices.push(Box::new(vsock));
     }
     if files.rng {
         devices.push(Box::new(Rng::new()));
     }
     if let Some(spec) = files.net {
-        devices.push(Box::new(Net::new(spec)?));
+        devices.push(Box::new(Net::with_watch(spec, kit.watch()?)?));
     }
     // Each pin costs a boot eight exits.
     let pins = devices.len().checked_sub(1).map_or(SERIAL_GSI, gsi) as usize + 1;
@@ -388,22 +393,21 @@ fn attach_all(
         attached.console = Some(Console::new(file, line));
     }
     for (index, device) in devices.into_iter().enumerate() {
-        let line = attached.wire(gsi(index));
-        let device = MmioDevice::new(device, Arc::clone(ram.shared()), line)
-            .map_err(|source| BootError::Attach { index, source })?;
-        attached.windows.push(device);
+        let (line, ram) = (attached.wire(gsi(index)), Arc::clone(ram.shared()));
+        attached.windows.push(MmioDevice::with_notifier(device, ram, line, kit.notifier()?));
     }
+    let mut threads = threads.into_iter().take(disks);
     // I/O events last: each one makes KVM's I/O bus anew.
     for (index, device) in attached.windows.iter().enumerate() {
         vm.connect_notifier(device.notifier(), mmio_address(index) + QUEUE_NOTIFY)?;
-        if index < disks {
-            let exit = Arc::clone(exit);
-            let died = move |error: WorkerError| {
+        if let Some(thread) = threads.next() {
+            let (device, exit) = (Arc::clone(device), Arc::clone(exit));
+            let epoll = kit.epoll()?;
+            let died = Box::new(move |error: WorkerError| {
                 let what = format!("disk {index}: {}", one_line(&error));
                 exit.end(ExitReason::WorkerDied { what });
-            };
-            spawn_worker(Arc::clone(device), died)
-                .map_err(|source| BootError::Worker { index, source })?;
+            });
+            thread.start(Work { device, epoll, died });
         } else {
             attached.subscribers.push(Box::new(DeviceSubscriber::new(Arc::clone(device))));
         }

@@ -3,13 +3,14 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use vm_memory::ByteValued;
 
 use crate::layout::{CMDLINE, EBDA, HIGH_RAM, IDENTITY_MAPPED_END, LOW_RAM_END, ZERO_PAGE};
 use crate::limits::{MAX_CMDLINE_BYTES, MAX_INITRD_BYTES};
-use crate::memory::{GuestRam, MemoryError, ranges};
+use crate::memory::{self, GuestRam, MemoryError, ranges};
 use crate::spec::KernelMemory;
 
 const BOOT_FLAG: u16 = 0xaa55;
@@ -74,12 +75,12 @@ pub struct Initrd {
 /// # Errors
 /// When it is empty, too large or leaves the kernel no room.
 pub fn load_initrd(
-    file: &File,
+    file: &Arc<File>,
     ram: &GuestRam,
     kernel_end: u64,
     how: KernelMemory,
 ) -> Result<Initrd, BootParamsError> {
-    let bytes = file.metadata().map_err(BootParamsError::ReadInitrd)?.len();
+    let bytes = memory::size(file).map_err(BootParamsError::ReadInitrd)?;
     if !(1..=MAX_INITRD_BYTES).contains(&bytes) {
         return Err(BootParamsError::InitrdSize { bytes });
     }

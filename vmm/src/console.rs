@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
 
-use crate::descriptor::{self, Access, FileRef};
+use crate::descriptor::{self, Access, Descriptors, FileRef};
 use crate::spec::ConsoleSpec;
 use crate::virtio::Interrupt;
 
@@ -34,17 +34,22 @@ pub enum ConsoleError {
 ///
 /// # Errors
 /// When the file cannot be opened; a FIFO that nobody reads is one such.
-pub fn open(spec: &ConsoleSpec) -> Result<File, ConsoleError> {
+pub fn open(spec: &ConsoleSpec, from: &mut Descriptors) -> Result<File, ConsoleError> {
     let failed = |name: &dyn ToString| {
         let name = name.to_string();
         move |source| ConsoleError::Open { name, source }
     };
+    let received = matches!(from, Descriptors::Received(_));
     match spec {
-        ConsoleSpec::Stdout => unwaiting(&io::stdout()).map_err(failed(&"stdout")),
+        ConsoleSpec::Stdout => {
+            let stdout = io::stdout().as_fd().try_clone_to_owned();
+            stdout.map(File::from).and_then(unwaiting).map_err(failed(&"stdout"))
+        }
         ConsoleSpec::File(file) => file
-            .open(Access::Append)
+            .open_from(Access::Append, from)
             .and_then(|opened| match file {
-                FileRef::Fd(_) => unwaiting(&opened),
+                FileRef::Fd(_) if received => descriptor::without_waiting(opened),
+                FileRef::Fd(_) => unwaiting(opened),
                 FileRef::Path(_) => Ok(opened),
             })
             .map_err(failed(file)),
@@ -52,14 +57,15 @@ pub fn open(spec: &ConsoleSpec) -> Result<File, ConsoleError> {
 }
 
 /// An inherited file with a description of its own: `O_NONBLOCK` on the inherited one would change what its other owners see,
-/// a shell's terminal for example. A socket cannot have one, nor a file in a jail without /proc: these are changed.
-fn unwaiting(file: &impl AsFd) -> io::Result<File> {
-    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+/// a shell's terminal for example. A socket cannot have one, nor a file in a jail without /proc: these are changed, as is what
+/// came with an assignment.
+fn unwaiting(file: File) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     OpenOptions::new()
         .append(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
-        .or_else(|_| descriptor::without_waiting(file.as_fd()))
+        .or_else(|_| descriptor::without_waiting(file))
 }
 
 /// The serial port's interrupt line.

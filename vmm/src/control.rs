@@ -7,6 +7,7 @@
 //! A pause that takes a moment is answered by the thread of the vCPU that comes to wait last. The main thread hears of it
 //! with the next command, or at once when it has asked for that or the socket did not take the answer.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -27,10 +28,12 @@ const PAUSE: u8 = b'p';
 const RESUME: u8 = b'r';
 const LIMIT: u8 = b'l';
 const UNKNOWN: u8 = b'?';
+/// What answers a shell's assignment.
+const ASSIGNED: u8 = b'a';
 
-/// A connected stream socket on which commands come.
+/// A connected stream socket on which commands come. It is used as a file: `read` and `write` are in every filter.
 #[derive(Debug)]
-pub struct ControlSocket(Arc<UnixStream>);
+pub struct ControlSocket(Arc<File>);
 
 impl ControlSocket {
     /// Takes over `socket`.
@@ -41,7 +44,19 @@ impl ControlSocket {
         let socket = UnixStream::from(socket);
         socket.peer_addr()?;
         socket.set_nonblocking(true)?;
-        Ok(Self(Arc::new(socket)))
+        Ok(Self(Arc::new(File::from(OwnedFd::from(socket)))))
+    }
+
+    /// The socket, for whoever reads something else from it before the first command.
+    #[must_use]
+    pub(crate) fn file(&self) -> Arc<File> {
+        Arc::clone(&self.0)
+    }
+
+    /// Says that the assignment has been carried out. False: the peer is gone, or does not read.
+    #[must_use]
+    pub(crate) fn announce(&self) -> bool {
+        matches!((&*self.0).write(&[ASSIGNED]), Ok(1))
     }
 
     /// How a pause is answered from another thread.
@@ -53,7 +68,7 @@ impl ControlSocket {
 
 /// Answers a pause, from whichever thread knows that it has come true.
 #[derive(Debug)]
-pub struct Answerer(Arc<UnixStream>);
+pub struct Answerer(Arc<File>);
 
 impl Answerer {
     /// Answers without waiting. False: the socket did not take it.
@@ -117,7 +132,7 @@ enum Owed {
 /// The channel at work, on the main thread.
 #[derive(Debug)]
 pub(crate) struct Control<V> {
-    socket: Arc<UnixStream>,
+    socket: Arc<File>,
     vcpus: V,
     exit: Arc<Exit>,
     owed: Owed,

@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use crate::exit::ExitReason;
 
@@ -21,6 +21,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 
 /// What the process ends with when it is ended by force.
 static FORCED_EXIT_CODE: AtomicI32 = AtomicI32::new(1);
+/// The timer that ends it.
+static FORCE: AtomicPtr<libc::c_void> = AtomicPtr::new(null_mut());
 
 /// Nanoseconds of `CLOCK_BOOTTIME`.
 #[must_use]
@@ -31,23 +33,18 @@ pub fn boottime_ns() -> u64 {
     time.tv_sec as u64 * SECOND_NS + time.tv_nsec as u64
 }
 
-/// A deadline that is set.
+/// A deadline, which may be set.
 #[derive(Debug)]
 pub struct Deadline {
-    at_ns: u64,
     timer: File,
 }
 
 impl Deadline {
-    /// Sets the deadline to `at_ns` of `CLOCK_BOOTTIME`, once in a process and before its first thread.
+    /// One that is not set: nothing happens. [`prepare_end`] was called.
     ///
     /// # Errors
     /// When the kernel gives no timer.
-    pub fn set(at_ns: u64) -> io::Result<Self> {
-        FORCED_EXIT_CODE.store(i32::from(ExitReason::DeadlinePassed.code()), Ordering::Relaxed);
-        handle_force()?;
-        // One that has passed already leaves the time to say so.
-        end_process_at(at_ns.max(boottime_ns()).saturating_add(GRACE_NS))?;
+    pub fn new() -> io::Result<Self> {
         let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
         // SAFETY: timerfd_create takes no pointer.
         let fd = unsafe { libc::timerfd_create(libc::CLOCK_BOOTTIME, flags) };
@@ -55,22 +52,21 @@ impl Deadline {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the descriptor is new and nobody else's.
-        let timer = unsafe { File::from_raw_fd(fd) };
-        let when = once_at(at_ns);
-        let flags = libc::TFD_TIMER_ABSTIME;
-        // SAFETY: the descriptor is a timer; the new value is read, and the old one is not asked for.
-        if unsafe { libc::timerfd_settime(timer.as_raw_fd(), flags, &raw const when, null_mut()) }
-            != 0
-        {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Self { at_ns, timer })
+        Ok(Self { timer: unsafe { File::from_raw_fd(fd) } })
     }
 
-    /// Whether it has passed.
-    #[must_use]
-    pub fn has_passed(&self) -> bool {
-        boottime_ns() >= self.at_ns
+    /// Sets it to `at_ns` of `CLOCK_BOOTTIME`.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn set(&self, at_ns: u64) -> io::Result<()> {
+        // One that has passed already leaves the time to say so.
+        let forced = at_ns.max(boottime_ns()).saturating_add(GRACE_NS);
+        force(ExitReason::DeadlinePassed.code(), forced, libc::TIMER_ABSTIME)?;
+        let when = once_at(at_ns);
+        let (fd, flags) = (self.timer.as_raw_fd(), libc::TFD_TIMER_ABSTIME);
+        // SAFETY: the descriptor is a timer; the new value is read, and the old one is not asked for.
+        succeeded(unsafe { libc::timerfd_settime(fd, flags, &raw const when, null_mut()) })
     }
 
     /// What the main loop waits on.
@@ -86,22 +82,49 @@ impl Deadline {
     }
 }
 
+/// Makes ready what ends the process by force, once and before its first thread.
+///
+/// # Errors
+/// The operating system's.
+pub fn prepare_end() -> io::Result<()> {
+    handle_force()?;
+    let mut event = MaybeUninit::<libc::sigevent>::zeroed();
+    // SAFETY: zeroes are a value of every field.
+    let event = unsafe { event.assume_init_mut() };
+    event.sigev_notify = libc::SIGEV_SIGNAL;
+    event.sigev_signo = libc::SIGALRM;
+    let mut timer: libc::timer_t = null_mut();
+    // SAFETY: both pointers are to values of our own.
+    succeeded(unsafe { libc::timer_create(libc::CLOCK_BOOTTIME, event, &raw mut timer) })?;
+    FORCE.store(timer, Ordering::Relaxed);
+    Ok(())
+}
+
 /// Ends the process with `code` in [`GRACE_NS`], should it still be there.
 ///
 /// # Errors
 /// The operating system's.
 pub fn end_soon(code: u8) -> io::Result<()> {
-    FORCED_EXIT_CODE.store(i32::from(code), Ordering::Relaxed);
-    handle_force()?;
-    let when = libc::itimerval {
-        it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
-        it_value: libc::timeval { tv_sec: 0, tv_usec: (GRACE_NS / 1000) as libc::suseconds_t },
-    };
-    // SAFETY: the new value is read, and the old one is not asked for.
-    if unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const when, null_mut()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    force(code, GRACE_NS, 0)
+}
+
+/// Ends the process now, every thread of it, with nothing put away: the kernel does that.
+pub fn end_now(code: u8) -> ! {
+    // SAFETY: takes a number and does not come back.
+    unsafe { libc::_exit(code.into()) }
+}
+
+/// Has the kernel send `SIGALRM` once, in so many nanoseconds or at a moment of `CLOCK_BOOTTIME`; the process ends with `code`.
+fn force(code: u8, ns: u64, flags: libc::c_int) -> io::Result<()> {
+    FORCED_EXIT_CODE.store(code.into(), Ordering::Relaxed);
+    let when = once_at(ns);
+    let timer = FORCE.load(Ordering::Relaxed);
+    // SAFETY: the timer is this process's or none, which is an error; the new value is read, the old one not asked for.
+    succeeded(unsafe { libc::timer_settime(timer, flags, &raw const when, null_mut()) })
+}
+
+fn succeeded(done: libc::c_int) -> io::Result<()> {
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// `SIGALRM` ends the process, whatever this process was told about it by its parent.
@@ -125,27 +148,6 @@ fn handle_force() -> io::Result<()> {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(error)),
     }
-}
-
-/// Has the kernel send `SIGALRM` at a moment of `CLOCK_BOOTTIME`.
-fn end_process_at(at_ns: u64) -> io::Result<()> {
-    let mut event = MaybeUninit::<libc::sigevent>::zeroed();
-    // SAFETY: zeroes are a value of every field.
-    let event = unsafe { event.assume_init_mut() };
-    event.sigev_notify = libc::SIGEV_SIGNAL;
-    event.sigev_signo = libc::SIGALRM;
-    let mut timer: libc::timer_t = null_mut();
-    // SAFETY: both pointers are to values of our own.
-    if unsafe { libc::timer_create(libc::CLOCK_BOOTTIME, event, &raw mut timer) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let when = once_at(at_ns);
-    // SAFETY: the timer was just made, the new value is read, and the old one is not asked for.
-    if unsafe { libc::timer_settime(timer, libc::TIMER_ABSTIME, &raw const when, null_mut()) } != 0
-    {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 /// A timer that goes off once. Zero would be never: the first nanosecond is as good, and long past.

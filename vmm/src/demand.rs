@@ -3,24 +3,24 @@
 //! ```text
 //!  guest, devices --- access a missing page ---> asleep in the kernel ----------------------> go on
 //!                             |                                                           ^
-//!  loader                     +--> fill a huge page elsewhere --> mremap over the block --+ wake
+//!  the main thread            +--> fill a huge page elsewhere --> mremap over the block --+ wake
 //! ```
 //! Nobody ever sees a block that is partly filled: until the whole of it is moved into place, by one system call, whoever
-//! touches it sleeps, be it the guest, KVM or a device, on any processor. The loader touches guest memory in no other way, so
-//! it waits for nobody.
+//! touches it sleeps, be it the guest, KVM or a device, on any processor. The main thread touches guest memory in no other way
+//! before all of it is there, so it waits for nobody.
 //!
-//! The guest's first access starts it. Then it fills every block, those that somebody waits for first, closes the userfaultfd
-//! and ends: while Linux is still starting, and before a device or PID 1's first mark is answered ([`Loading::wait`]), so that no
+//! The guest's first access starts it. Then it fills every block, those that somebody waits for first, and closes the
+//! userfaultfd: while Linux is still starting, and before a device or PID 1's first mark is answered ([`Loading::wait`]), so that no
 //! tenant's code ever runs beside it.
 #![expect(unsafe_code, reason = "moving huge pages into guest memory")]
 
 use std::collections::BTreeMap;
 use std::io;
 use std::ptr::null_mut;
-use std::sync::{Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use crate::limits::LOADER_STACK_BYTES;
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+
 use crate::memory::{FLAGS, HUGE_PAGE, PROTECTION, Piece, Source, read_exact};
 use crate::userfault::Userfault;
 
@@ -32,9 +32,6 @@ pub enum DemandError {
     /// Accesses cannot be caught.
     #[error("cannot catch accesses to guest memory")]
     Register(#[source] io::Error),
-    /// No thread.
-    #[error("cannot start the loader's thread")]
-    Start(#[source] io::Error),
     /// The wait for an access.
     #[error("cannot wait for accesses to guest memory")]
     Wait(#[source] io::Error),
@@ -59,31 +56,57 @@ pub enum DemandError {
     Move(#[source] io::Error),
 }
 
-/// The loader at work, and then its end.
+/// Whether guest memory is whole.
+#[derive(Debug, Clone, Default)]
+pub struct Loading(Option<Arc<Whole>>);
+
 #[derive(Debug, Default)]
-pub struct Loading(Mutex<Option<JoinHandle<()>>>);
+struct Whole {
+    is_so: Mutex<bool>,
+    came: Condvar,
+}
 
 impl Loading {
     /// Waits until all guest memory has been filled and nothing catches accesses to it any more. The loader must have been
-    /// started by an access before, which a guest's first instruction is.
+    /// started by an access before, which a guest's first instruction is. Should it fail, whoever waits sleeps until the process
+    /// ends.
     pub fn wait(&self) {
-        // Locked until then, for other vCPUs have to wait as well.
-        let mut thread = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A loader that failed has given the reason for the machine's end.
-        thread.take().map(JoinHandle::join);
+        let Some(whole) = &self.0 else { return };
+        let mut is_so = whole.is_so.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*is_so {
+            is_so = whole.came.wait(is_so).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn is_over(&self) {
+        let Some(whole) = &self.0 else { return };
+        *whole.is_so.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        whole.came.notify_all();
     }
 }
 
-/// Starts a loader that fills guest memory with `pieces`, of which a later one wins over an earlier one. `failed` is called,
-/// on its thread, should it not succeed: then whoever waits for memory sleeps until the process ends.
+/// What fills guest memory, on an event loop that serves nothing that touches it.
+pub(crate) struct Loader<Done> {
+    userfault: Option<Userfault>,
+    blocks: BTreeMap<u64, Vec<Piece>>,
+    loading: Loading,
+    done: Done,
+}
+
+/// Makes what fills guest memory with `pieces`, of which a later one wins over an earlier one; `None` when there is nothing to
+/// fill. `done` is called when all is filled, before anybody who waits for that hears of it, or should it not succeed: then
+/// whoever waits for memory sleeps until the process ends. A `false` of its has the same effect.
 ///
 /// # Errors
-/// When accesses cannot be caught, or there is no thread.
-pub(crate) fn start(
+/// When accesses cannot be caught.
+pub(crate) fn prepare<Done>(
     userfault: Userfault,
     pieces: Vec<Piece>,
-    failed: impl FnOnce(DemandError) + Send + 'static,
-) -> Result<Loading, DemandError> {
+    done: Done,
+) -> Result<Option<(Loader<Done>, Loading)>, DemandError>
+where
+    Done: FnMut(Result<(), DemandError>) -> bool,
+{
     let mut blocks: BTreeMap<u64, Vec<Piece>> = BTreeMap::new();
     for piece in pieces {
         blocks.entry(piece.block).or_default().push(piece);
@@ -95,18 +118,45 @@ pub(crate) fn start(
         userfault.register(host, bytes).map_err(DemandError::Register)?;
     }
     if blocks.is_empty() {
-        return Ok(Loading::default());
+        return Ok(None);
     }
-    let work = move || {
-        if let Err(error) = fill_all(&userfault, blocks) {
-            failed(error);
+    let loading = Loading(Some(Arc::default()));
+    let loader = Loader { userfault: Some(userfault), blocks, loading: loading.clone(), done };
+    Ok(Some((loader, loading)))
+}
+
+impl<Done: FnMut(Result<(), DemandError>) -> bool> Loader<Done> {
+    fn finish(&mut self, filled: Result<(), DemandError>) {
+        let userfault = self.userfault.take();
+        if filled.is_err() {
             // Closing it would let them go on, with zeroes.
             std::mem::forget(userfault);
+            (self.done)(filled);
+        } else {
+            drop(userfault);
+            if (self.done)(filled) {
+                self.loading.is_over();
+            }
         }
-    };
-    let thread = thread::Builder::new().name("loader".into()).stack_size(LOADER_STACK_BYTES);
-    let thread = thread.spawn(work).map_err(DemandError::Start)?;
-    Ok(Loading(Mutex::new(Some(thread))))
+    }
+}
+
+impl<Done: FnMut(Result<(), DemandError>) -> bool> MutEventSubscriber for Loader<Done> {
+    fn process(&mut self, _: Events, ops: &mut EventOps) {
+        let Some(userfault) = &self.userfault else { return };
+        let blocks = std::mem::take(&mut self.blocks);
+        let filled = fill_all(userfault, blocks);
+        // Before it is closed, and even if it stays open: nobody reads it any more.
+        let _ = ops.remove(Events::empty(userfault));
+        self.finish(filled);
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        let added = self.userfault.as_ref().map(|it| ops.add(Events::new(it, EventSet::IN)));
+        if let Some(Err(error)) = added {
+            self.finish(Err(DemandError::Wait(io::Error::other(format!("{error:?}")))));
+        }
+    }
 }
 
 /// Adjacent blocks together: (host address, bytes).
@@ -121,12 +171,11 @@ fn runs(blocks: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
     runs
 }
 
-/// Waits for the first access, then fills every block.
+/// Fills every block.
 fn fill_all(
     userfault: &Userfault,
     mut blocks: BTreeMap<u64, Vec<Piece>>,
 ) -> Result<(), DemandError> {
-    userfault.wait().map_err(DemandError::Wait)?;
     let mut stage = Stage::map(blocks.len())?;
     while let Some(next) = blocks.keys().next().copied() {
         let wanted = userfault.next().map_err(DemandError::Wait)?;
@@ -199,4 +248,4 @@ impl Stage {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

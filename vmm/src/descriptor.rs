@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -42,6 +42,14 @@ impl FileRef {
     /// # Errors
     /// The operating system's.
     pub fn open(&self, access: Access) -> io::Result<File> {
+        self.open_from(access, &mut Descriptors::Inherited)
+    }
+
+    /// As [`FileRef::open`], with the descriptors that its numbers mean.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn open_from(&self, access: Access, from: &mut Descriptors) -> io::Result<File> {
         match self {
             Self::Path(path) => {
                 let mut options = OpenOptions::new();
@@ -54,7 +62,33 @@ impl FileRef {
                 options.custom_flags(libc::O_NONBLOCK);
                 options.open(path)
             }
-            Self::Fd(fd) => adopt(*fd),
+            Self::Fd(fd) => from.take(*fd),
+        }
+    }
+}
+
+/// What a descriptor's number means.
+#[derive(Debug)]
+pub enum Descriptors {
+    /// What this process was started with.
+    Inherited,
+    /// What came with an assignment, from 0.
+    Received(Vec<Option<OwnedFd>>),
+}
+
+impl Descriptors {
+    /// Takes over descriptor `fd`, which is named once.
+    ///
+    /// # Errors
+    /// `EBADF` when it is not open.
+    pub fn take(&mut self, fd: RawFd) -> io::Result<File> {
+        match self {
+            Self::Inherited => adopt(fd),
+            Self::Received(all) => {
+                let place = usize::try_from(fd).ok().and_then(|at| all.get_mut(at));
+                let taken = place.and_then(Option::take).map(File::from);
+                taken.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
+            }
         }
     }
 }
@@ -77,13 +111,13 @@ pub fn adopt(fd: RawFd) -> io::Result<File> {
 ///
 /// # Errors
 /// The operating system's.
-pub fn without_waiting(file: BorrowedFd<'_>) -> io::Result<File> {
-    let own = file.try_clone_to_owned()?;
-    // SAFETY: F_GETFL takes no pointer, and the descriptor is open.
-    let flags = unsafe { libc::fcntl(own.as_raw_fd(), libc::F_GETFL) };
-    // SAFETY: F_SETFL takes no pointer, and the descriptor is open.
-    let set = unsafe { libc::fcntl(own.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) };
-    if flags < 0 || set < 0 { Err(io::Error::last_os_error()) } else { Ok(File::from(own)) }
+pub fn without_waiting(file: File) -> io::Result<File> {
+    let set: libc::c_int = 1;
+    // SAFETY: the call reads one number of ours.
+    match unsafe { libc::ioctl(file.as_raw_fd(), libc::FIONBIO, &raw const set) } {
+        0 => Ok(file),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Makes room for descriptors while this process has one thread. Later, each doubling of their table beyond 64 would wait for

@@ -1,10 +1,13 @@
 //! Why a microVM ended, and the exit code that says so.
 
 use std::error::Error;
-use std::fmt::{self, Write};
+use std::fmt::{self, Write as _};
+use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::deadline;
 
 /// Why a microVM ended. The first reason given stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +89,25 @@ pub fn one_line(error: &dyn Error) -> String {
         cause = error.source();
     }
     line
+}
+
+/// What a process ends with that could not make its microVM.
+pub const SETUP_FAILED: u8 = 1;
+/// What a process ends with whose specification is wrong.
+pub const WRONG_SPEC: u8 = 2;
+
+/// What a process ends with after a panic, which is a fault of its own: as if by `SIGABRT`.
+pub const PANICKED: u8 = 128 + 6;
+
+/// From now on a panic is one line on standard error and exit code [`PANICKED`], with no call that a filter lacks.
+pub fn name_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let _ = deadline::end_soon(PANICKED);
+        let text = panic.payload_as_str().unwrap_or("panicked");
+        let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
+        let _ = std::io::stderr().write_all(format!("votive-vmm: {text}{place}\n").as_bytes());
+        deadline::end_now(PANICKED);
+    }));
 }
 
 /// Where any thread says that the microVM is over.

@@ -11,10 +11,10 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use crate::limits::MAX_PROGRAM_HEADERS;
-use crate::memory::{GuestRam, MemoryError, kernel_range};
+use crate::memory::{self, GuestRam, MemoryError, kernel_range};
 use crate::spec::KernelMemory;
 
 const HEADER_BYTES: usize = 64;
@@ -131,11 +131,11 @@ pub trait Image {
 
 impl Image for File {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
+        memory::size(self)
     }
 
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
-        self.read_exact_at(into, offset)
+        memory::read_into(self, offset, into)
     }
 }
 
@@ -227,8 +227,8 @@ impl Plan {
 ///
 /// # Errors
 /// See [`KernelError`].
-pub fn load(file: &File, ram: &GuestRam, how: KernelMemory) -> Result<Plan, KernelError> {
-    let plan = Plan::read(file, &kernel_range(ram.bytes()))?;
+pub fn load(file: &Arc<File>, ram: &GuestRam, how: KernelMemory) -> Result<Plan, KernelError> {
+    let plan = Plan::read(&**file, &kernel_range(ram.bytes()))?;
     for segment in &plan.segments {
         // What the file does not give stays zero: guest memory is new.
         place(file, ram, segment, how)
@@ -238,7 +238,7 @@ pub fn load(file: &File, ram: &GuestRam, how: KernelMemory) -> Result<Plan, Kern
 }
 
 fn place(
-    file: &File,
+    file: &Arc<File>,
     ram: &GuestRam,
     segment: &Segment,
     how: KernelMemory,

@@ -8,9 +8,10 @@
 //! interrupts are sent as messages: a line would need a routing table that changes as the guest boots.
 //!
 //! Every call is noted in [`Vm::calls`], so that a test can check the order itself.
-#![expect(unsafe_code, reason = "handing guest memory to KVM")]
+#![expect(unsafe_code, reason = "handing guest memory to KVM, and an opened KVM to its crate")]
 
 use std::marker::PhantomData;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use kvm_bindings::{
@@ -102,12 +103,16 @@ pub struct Host {
 }
 
 impl Vm<Empty> {
-    /// Opens /dev/kvm, asks what it can do and creates a virtual machine.
+    /// Asks KVM what it can do and creates a virtual machine: by `device`, an opened /dev/kvm, or one that is opened here.
     ///
     /// # Errors
     /// When there is no KVM that can be used.
-    pub fn create() -> Result<(Self, Host), KvmError> {
-        let kvm = Kvm::new().map_err(KvmError::Open)?;
+    pub fn create(device: Option<OwnedFd>) -> Result<(Self, Host), KvmError> {
+        let kvm = match device {
+            // SAFETY: the descriptor is this one's alone; what it opens is found out by its answers.
+            Some(device) => unsafe { Kvm::from_raw_fd(device.into_raw_fd()) },
+            None => Kvm::new().map_err(KvmError::Open)?,
+        };
         let version = kvm.get_api_version();
         if u32::try_from(version) != Ok(KVM_API_VERSION) {
             return Err(KvmError::Version { version });

@@ -9,6 +9,7 @@
 pub mod limits;
 pub mod spec;
 
+pub mod assignment;
 pub mod boot;
 pub mod cgroup;
 pub mod control;
@@ -20,7 +21,9 @@ pub mod machine;
 pub mod parent;
 pub mod pause;
 pub mod probe;
+pub mod seccomp;
 pub mod signals;
+pub mod threads;
 
 pub mod demand;
 pub mod descriptor;

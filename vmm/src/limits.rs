@@ -28,6 +28,12 @@ pub const MIN_MTU: u16 = 1280;
 /// Most MTU of a network device in bytes: a tap's own limit, 65,535 less an Ethernet header.
 pub const MAX_MTU: u16 = 65_521;
 
+/// Longest text of an assignment in bytes: every option at its longest, and as much again.
+pub const MAX_ASSIGNMENT_BYTES: usize = 16 << 10;
+
+/// Most descriptors of an assignment: three for each disk, one for each port, and some.
+pub const MAX_ASSIGNMENT_DESCRIPTORS: usize = 64;
+
 /// Longest kernel command line in bytes with its closing NUL: Linux's `COMMAND_LINE_SIZE` on x86.
 pub const MAX_CMDLINE_BYTES: usize = 2048;
 
@@ -45,9 +51,6 @@ pub const MAX_GUEST_MARKS: u32 = 64;
 
 /// Stack of one vCPU thread in bytes. Only touched pages cost memory.
 pub const VCPU_STACK_BYTES: usize = 128 << 10;
-
-/// Stack of the thread that fills guest memory in bytes: it keeps no buffer there.
-pub const LOADER_STACK_BYTES: usize = 64 << 10;
 
 /// Events taken from epoll in one turn of the main loop.
 pub const EVENTS_PER_TURN: usize = 16;

@@ -15,7 +15,9 @@ use crate::exit::{Exit, ExitReason};
 use crate::kvm::{KvmCall, Ready, Vm};
 use crate::limits::EVENTS_PER_TURN;
 use crate::pause::{Gate, Pause};
+use crate::seccomp::{Filter, Install};
 use crate::signals::Signals;
+use crate::threads::{ThreadId, Waiting};
 use crate::vcpu::Vcpu;
 
 /// A device, or the machine's own events, on the main thread.
@@ -24,9 +26,9 @@ pub type Subscriber = Box<dyn MutEventSubscriber>;
 /// Why the machine could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
-    /// A vCPU has no thread.
-    #[error("cannot start a vcpu's thread")]
-    Start(#[source] io::Error),
+    /// The filter of the main thread's second stage.
+    #[error("cannot install a filter on system calls")]
+    Filter(#[source] io::Error),
     /// The event loop.
     #[error("cannot wait for events: {0:?}")]
     Events(event_manager::Error),
@@ -36,76 +38,91 @@ pub enum MachineError {
 pub struct Parts {
     /// KVM's side of it.
     pub vm: Vm<Ready>,
-    /// Its vCPUs.
-    pub vcpus: Vec<Vcpu>,
+    /// What the main thread waits with, from [`main_loop`].
+    pub events: EventManager<Subscriber>,
+    /// Its vCPUs, and a thread for each.
+    pub vcpus: Vec<(Waiting<Vcpu>, Vcpu)>,
+    /// These threads.
+    pub vcpu_ids: Vec<ThreadId>,
     /// What answers the guest.
     pub bus: Arc<Bus>,
     /// Where its end is said.
     pub exit: Arc<Exit>,
-    /// Signals that ask for its end.
-    pub signals: Signals,
+    /// What fills guest memory while it runs, and installs the main thread's last filter then.
+    pub loader: Option<Subscriber>,
     /// Devices that the main thread serves.
     pub devices: Vec<Subscriber>,
     /// The Unix socket that its vsock device listens on.
     pub socket: Option<PathBuf>,
     /// Where commands come from, and what its vCPUs wait at when one says so.
     pub control: Option<(ControlSocket, Arc<Gate>)>,
-    /// When it ends at the latest.
-    pub deadline: Option<Deadline>,
     /// What whoever started it should be told.
     pub notice: Option<String>,
+    /// Whether someone waits to hear that the vCPUs run.
+    pub announce: bool,
+    /// How filters are installed.
+    pub install: Install,
 }
 
 /// A machine that has been made whole and not been started.
 pub struct Machine {
-    vm: Vm<Ready>,
-    /// What the main thread serves.
-    events: EventManager<Subscriber>,
-    vcpus: Vec<Vcpu>,
-    bus: Arc<Bus>,
-    exit: Arc<Exit>,
-    socket: Option<PathBuf>,
-    control: Option<(ControlSocket, Arc<Gate>)>,
-    notice: Option<String>,
+    parts: Parts,
+}
+
+/// What the main thread waits with: signals, the exit and the deadline.
+///
+/// # Errors
+/// When the kernel gives no epoll descriptor.
+pub fn main_loop(
+    exit: &Arc<Exit>,
+    signals: Signals,
+    deadline: Option<Arc<Deadline>>,
+) -> Result<EventManager<Subscriber>, MachineError> {
+    let mut events =
+        EventManager::new_with_capacity(EVENTS_PER_TURN).map_err(MachineError::Events)?;
+    let ending = Ending { exit: Arc::clone(exit), signals, deadline };
+    events.add_subscriber(Box::new(ending) as Subscriber);
+    Ok(events)
 }
 
 impl Machine {
-    /// Puts signals, the exit and devices on one event loop.
-    ///
-    /// # Errors
-    /// When the kernel gives no epoll descriptor.
-    pub fn new(parts: Parts) -> Result<Self, MachineError> {
-        let Parts { vm, vcpus, bus, exit, signals, devices, socket, control, deadline, notice } =
-            parts;
-        let mut events =
-            EventManager::new_with_capacity(EVENTS_PER_TURN).map_err(MachineError::Events)?;
-        let ending = Ending { exit: Arc::clone(&exit), signals, deadline };
-        events.add_subscriber(Box::new(ending) as Subscriber);
-        for device in devices {
-            events.add_subscriber(device);
+    /// A machine of these parts.
+    #[must_use]
+    pub fn new(mut parts: Parts) -> Self {
+        for device in parts.devices.drain(..) {
+            parts.events.add_subscriber(device);
         }
-        bus.marks().machine();
-        Ok(Self { vm, events, vcpus, bus, exit, socket, control, notice })
+        parts.bus.marks().machine();
+        Self { parts }
     }
 
     /// Runs the guest until there is a reason to end.
     ///
     /// # Errors
-    /// When a thread cannot be started, or waiting fails.
+    /// When there is no filter, or waiting fails.
     pub fn run(&mut self) -> Result<ExitReason, MachineError> {
-        let mut threads = Vec::with_capacity(self.vcpus.len());
-        for vcpu in self.vcpus.drain(..) {
-            threads.push(vcpu.start().map_err(MachineError::Start)?);
+        let Parts {
+            events, exit, install, loader, vcpus, vcpu_ids, control, bus, announce, ..
+        } = &mut self.parts;
+        match loader.take() {
+            Some(loader) => drop(events.add_subscriber(loader)),
+            None => install(Filter::Main).map_err(MachineError::Filter)?,
         }
-        if let Some((socket, gate)) = self.control.take() {
-            let pause = Pause::new(gate, threads);
-            let devices = self.bus.devices().to_vec();
-            let control = Control::new(socket, pause, Arc::clone(&self.exit), devices);
-            self.events.add_subscriber(Box::new(control) as Subscriber);
+        for (thread, vcpu) in vcpus.drain(..) {
+            thread.start(vcpu);
+        }
+        if let Some((socket, gate)) = control.take() {
+            let pause = Pause::new(gate, std::mem::take(vcpu_ids));
+            if *announce && !socket.announce() {
+                return Ok(ExitReason::ControlClosed);
+            }
+            let devices = bus.devices().to_vec();
+            let control = Control::new(socket, pause, Arc::clone(exit), devices);
+            events.add_subscriber(Box::new(control) as Subscriber);
         }
         loop {
-            self.events.run().map_err(MachineError::Events)?;
-            if let Some(reason) = self.exit.reason() {
+            events.run().map_err(MachineError::Events)?;
+            if let Some(reason) = exit.reason() {
                 return Ok(reason);
             }
         }
@@ -114,33 +131,32 @@ impl Machine {
     /// Every call to KVM that made this machine, in order.
     #[must_use]
     pub fn calls(&self) -> &[KvmCall] {
-        self.vm.calls()
+        self.parts.vm.calls()
     }
 
     /// What whoever started the machine should be told, if it is not all as they asked.
     #[must_use]
     pub fn notice(&self) -> Option<&str> {
-        self.notice.as_deref()
+        self.parts.notice.as_deref()
     }
 
     /// The line that says why the machine ended, and what of its output is missing.
     #[must_use]
     pub fn last_words(&self, reason: &ExitReason) -> String {
-        match self.bus.dropped_console_bytes() {
+        match self.parts.bus.dropped_console_bytes() {
             0 => reason.to_string(),
             bytes => format!("{reason}; {bytes} bytes of console output were dropped"),
         }
     }
-}
 
-impl Drop for Machine {
-    /// Has keys overwritten, and takes the socket away. Its device cannot: vCPU threads share it, and they end with the process only.
-    fn drop(&mut self) {
-        for device in self.bus.devices() {
+    /// Has keys overwritten, and takes the vsock device's socket away. The device cannot: threads share it, and they end with the
+    /// process only.
+    pub fn put_away(&self) {
+        for device in self.parts.bus.devices() {
             device.end();
         }
-        if let Some(socket) = &self.socket {
-            // It is gone already when no vCPU was left.
+        if let Some(socket) = &self.parts.socket {
+            // It is gone already when somebody else took care.
             let _ = std::fs::remove_file(socket);
         }
     }
@@ -150,7 +166,7 @@ impl Drop for Machine {
 struct Ending {
     exit: Arc<Exit>,
     signals: Signals,
-    deadline: Option<Deadline>,
+    deadline: Option<Arc<Deadline>>,
 }
 
 impl MutEventSubscriber for Ending {
@@ -160,7 +176,7 @@ impl MutEventSubscriber for Ending {
             while let Some(number) = self.signals.next() {
                 self.exit.end(ExitReason::Signal { number });
             }
-        } else if self.deadline.as_ref().is_some_and(Deadline::take) {
+        } else if self.deadline.as_ref().is_some_and(|deadline| deadline.take()) {
             self.exit.end(ExitReason::DeadlinePassed);
         }
     }

@@ -2,69 +2,95 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use votive_vmm::boot::boot;
-use votive_vmm::deadline::{self, Deadline};
-use votive_vmm::exit::{ExitReason, one_line};
+use votive_vmm::boot::{Order, boot};
+use votive_vmm::deadline::{self, Deadline, boottime_ns};
+use votive_vmm::exit::{ExitReason, SETUP_FAILED, WRONG_SPEC, name_panics, one_line};
 use votive_vmm::marks::monotonic_ns;
-use votive_vmm::spec::{HELP, Request, ValidSpec, VmSpec};
-
-const SETUP_FAILED: u8 = 1;
-const WRONG_SPEC: u8 = 2;
+use votive_vmm::seccomp;
+use votive_vmm::spec::{Ahead, HELP, Request, VmSpec};
 
 fn main() -> ExitCode {
     let start_ns = monotonic_ns();
+    name_panics();
+    if let Err(error) = deadline::prepare_end() {
+        end(&format!("cannot make a timer: {error}"), SETUP_FAILED);
+    }
     let request = VmSpec::read(std::env::args_os().skip(1));
-    let spec = match request {
+    let order = match request {
         Ok(Request::Help) => return print(HELP),
         Ok(Request::ProbeKvm) => return print(&format!("{}\n", votive_vmm::probe::probe())),
         Ok(Request::Version) => {
             return print(concat!("votive-vmm ", env!("CARGO_PKG_VERSION"), "\n"));
         }
-        Ok(Request::Run(spec)) => spec.validate(),
+        Ok(Request::Run(spec)) if spec.shell.is_some() => {
+            spec.validate_shell().map(|shell| Order::Shell(Box::new(shell)))
+        }
+        Ok(Request::Run(spec)) => spec.validate().map(|spec| Order::Microvm(Box::new(spec))),
         Err(error) => Err(error),
     };
-    match spec {
-        Ok(spec) => run(spec, start_ns),
+    match order {
+        Ok(order) => run(order, start_ns),
         Err(error) => end(&one_line(&error), WRONG_SPEC),
     }
 }
 
-fn run(spec: ValidSpec, start_ns: u64) -> ExitCode {
+fn run(order: Order, start_ns: u64) -> ! {
+    let is_shell = matches!(order, Order::Shell(_));
+    let Ahead { cgroup, parent, deadline_ns, .. } = order.ahead();
     // While there is one thread and nothing that would have to be charged anew.
-    if let Some(Err(error)) = spec.cgroup.as_ref().map(votive_vmm::cgroup::join) {
-        return end(&format!("--cgroup: {error}"), SETUP_FAILED);
+    if let Some(Err(error)) = cgroup.as_ref().map(votive_vmm::cgroup::join) {
+        end(&format!("--cgroup: {error}"), SETUP_FAILED);
     }
-    if let Some(Err(error)) = spec.parent.map(votive_vmm::parent::die_with) {
-        return end(&format!("--parent: {error}"), SETUP_FAILED);
+    if let Some(Err(error)) = parent.map(votive_vmm::parent::die_with) {
+        end(&format!("--parent: {error}"), SETUP_FAILED);
     }
-    let deadline = match spec.deadline_ns.map(Deadline::set).transpose() {
+    if is_shell && let Err(error) = votive_vmm::parent::hide_memory() {
+        end(&format!("--shell: {error}"), SETUP_FAILED);
+    }
+    let deadline = match deadline(deadline_ns, is_shell) {
         Ok(deadline) => deadline,
-        Err(error) => return end(&format!("--deadline: {error}"), SETUP_FAILED),
+        Err(error) => end(&format!("--deadline: {error}"), SETUP_FAILED),
     };
-    if deadline.as_ref().is_some_and(Deadline::has_passed) {
+    if deadline_ns.is_some_and(|at_ns| boottime_ns() >= at_ns) {
         let reason = ExitReason::DeadlinePassed;
-        return end(&reason.to_string(), reason.code());
+        end(&reason.to_string(), reason.code());
     }
     votive_vmm::heap::share();
-    let mut machine = match boot(spec, start_ns, deadline) {
+    if let Err(error) = seccomp::renounce_new_rights() {
+        end(&format!("no_new_privs: {error}"), SETUP_FAILED);
+    }
+    let mut machine = match boot(order, start_ns, deadline, seccomp::install) {
         Ok(machine) => machine,
-        Err(error) => return end(&one_line(&error), SETUP_FAILED),
+        Err(error) => end(&one_line(&error), error.code()),
     };
     if let Some(notice) = machine.notice() {
         let _ = std::io::stderr().write_all(format!("votive-vmm: {notice}\n").as_bytes());
     }
-    match machine.run() {
+    let ended = machine.run();
+    machine.put_away();
+    match ended {
         Ok(reason) => end(&machine.last_words(&reason), reason.code()),
         Err(error) => end(&one_line(&error), SETUP_FAILED),
     }
 }
 
-fn end(reason: &str, code: u8) -> ExitCode {
+/// The deadline, set if it is known; a shell may hear of one later.
+fn deadline(at_ns: Option<u64>, is_shell: bool) -> std::io::Result<Option<Arc<Deadline>>> {
+    if at_ns.is_none() && !is_shell {
+        return Ok(None);
+    }
+    let deadline = Deadline::new()?;
+    at_ns.map(|at_ns| deadline.set(at_ns)).transpose()?;
+    Ok(Some(Arc::new(deadline)))
+}
+
+fn end(reason: &str, code: u8) -> ! {
     // Whoever would read the line may be gone, or not reading: the exit code counts.
     let _ = deadline::end_soon(code);
     let _ = std::io::stderr().write_all(format!("votive-vmm: {reason}\n").as_bytes());
-    ExitCode::from(code)
+    deadline::end_now(code)
 }
 
 fn print(text: &str) -> ExitCode {

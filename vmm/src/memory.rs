@@ -13,7 +13,7 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::ptr::null_mut;
 use std::sync::Arc;
@@ -214,7 +214,13 @@ impl GuestRam {
     ///
     /// # Errors
     /// When the range is outside guest memory, or the file cannot be mapped or read.
-    pub fn place(&self, file: &File, offset: u64, gpa: u64, bytes: u64) -> Result<(), MemoryError> {
+    pub fn place(
+        &self,
+        file: &Arc<File>,
+        offset: u64,
+        gpa: u64,
+        bytes: u64,
+    ) -> Result<(), MemoryError> {
         let outside = MemoryError::Outside { gpa, bytes };
         let Some(end) = gpa.checked_add(bytes) else { return Err(outside) };
         if !self.shared.check_range(GuestAddress(gpa), bytes as usize) {
@@ -240,7 +246,7 @@ impl GuestRam {
     /// When the range is outside guest memory, or the file cannot be read.
     pub fn copy_in(
         &self,
-        file: &File,
+        file: &Arc<File>,
         offset: u64,
         gpa: u64,
         bytes: u64,
@@ -249,14 +255,10 @@ impl GuestRam {
         if bytes == 0 {
             return Ok(());
         }
-        let kept = self.deferred.as_ref().map(|_| file.try_clone().map(Arc::new));
-        let kept = kept.transpose().map_err(failed)?;
         let start = gpa;
         self.by_block(gpa, bytes, |gpa, block, size| {
             let offset = offset + (gpa - start);
-            if let Some(file) = &kept
-                && self.defer(gpa, block, size, || Source::File(Arc::clone(file), offset))
-            {
+            if self.defer(gpa, block, size, || Source::File(Arc::clone(file), offset)) {
                 return Ok(());
             }
             let host = self.host(gpa, size as u64)?;
@@ -324,6 +326,17 @@ impl GuestRam {
     }
 }
 
+/// Fills `into` from `offset` of `file` on, whatever others do with the file's position.
+pub(crate) fn read_into(file: &File, offset: u64, into: &mut [u8]) -> io::Result<()> {
+    // SAFETY: pointer and length are those of a slice that is borrowed for writing alone.
+    unsafe { read_exact(file, offset, into.as_mut_ptr(), into.len()) }
+}
+
+/// The size of a file or a block device in bytes.
+pub(crate) fn size(mut file: &File) -> io::Result<u64> {
+    file.seek(SeekFrom::End(0))
+}
+
 /// Reads `bytes` of `file` from `offset` on to `to`, whatever others do with the file's position.
 ///
 /// # Safety
@@ -338,9 +351,11 @@ pub(crate) unsafe fn read_exact(
     while done < bytes {
         let at = offset.checked_add(done as u64).and_then(|at| i64::try_from(at).ok());
         let at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        // `done` is below `bytes`, so the rest is inside what the caller promised.
         let rest = to.wrapping_add(done).cast();
-        // SAFETY: `done` is below `bytes`, so the rest is inside what the caller promised.
-        match unsafe { libc::pread64(file.as_raw_fd(), rest, bytes - done, at) } {
+        let vector = libc::iovec { iov_base: rest, iov_len: bytes - done };
+        // SAFETY: the kernel writes to the rest, and the vector is one of our own.
+        match unsafe { libc::preadv2(file.as_raw_fd(), &raw const vector, 1, at, 0) } {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             // A count that is not negative fits.
             read if read > 0 => done += read as usize,

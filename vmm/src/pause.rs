@@ -10,16 +10,14 @@
 //! No kick can be lost: a thread that is about to call `KVM_RUN` finds `immediate_exit`, and one that is inside is woken by
 //! the signal. `KVM_RUN` looks at the flag only after it has finished the access that it last left for, so a vCPU that waits
 //! owes the guest nothing; and an exit that needs no pause never looks at the gate.
-#![expect(unsafe_code, reason = "KVM's shared page of a vCPU, and a signal to its thread")]
+#![expect(unsafe_code, reason = "KVM's shared page of a vCPU")]
 
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::AsRawFd;
-use std::os::unix::thread::JoinHandleExt;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 
 use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
@@ -27,16 +25,18 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::control::{Answer, Answerer};
 use crate::signals::kick_signal;
+use crate::threads::ThreadId;
 
 /// KVM's word that `KVM_RUN` is to return at once, of one vCPU.
 ///
-/// It is reached through a mapping of its own: the one in [`VcpuFd`] is borrowed whole by the vCPU's thread.
+/// It is reached through a mapping of its own: the one in [`VcpuFd`] is borrowed whole by the vCPU's thread. It stays for as
+/// long as the process lives, as the vCPU's thread does.
 #[derive(Debug)]
 pub struct ImmediateExit {
     page: *mut kvm_run,
 }
 
-// SAFETY: the page is mapped until the value is dropped, whichever thread does that.
+// SAFETY: the page stays mapped, whichever thread looks at it.
 unsafe impl Send for ImmediateExit {}
 // SAFETY: nothing but one atomic byte of the page is ever touched.
 unsafe impl Sync for ImmediateExit {}
@@ -59,17 +59,10 @@ impl ImmediateExit {
 
     fn set(&self, value: u8) {
         let byte = self.page.cast::<u8>().wrapping_add(offset_of!(kvm_run, immediate_exit));
-        // SAFETY: the byte is inside the mapping, which lives as long as `self`; all of this process's accesses through
-        // this mapping are atomic, and the kernel's are single reads.
+        // SAFETY: the byte is inside the mapping, which stays; all of this process's accesses through it are atomic, and the
+        // kernel's are single reads.
         let byte = unsafe { AtomicU8::from_ptr(byte) };
         byte.store(value, Ordering::Release);
-    }
-}
-
-impl Drop for ImmediateExit {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, of this size, and nothing refers to it any more.
-        unsafe { libc::munmap(self.page.cast(), size_of::<kvm_run>()) };
     }
 }
 
@@ -187,13 +180,13 @@ impl Gate {
 #[derive(Debug)]
 pub struct Pause {
     gate: Arc<Gate>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<ThreadId>,
 }
 
 impl Pause {
     /// A way to pause `threads`, each of which waits at `gate`.
     #[must_use]
-    pub fn new(gate: Arc<Gate>, threads: Vec<JoinHandle<()>>) -> Self {
+    pub fn new(gate: Arc<Gate>, threads: Vec<ThreadId>) -> Self {
         Self { gate, threads }
     }
 
@@ -209,11 +202,8 @@ impl Pause {
         if !self.gate.shut() {
             return false;
         }
-        for thread in &self.threads {
-            // SAFETY: the thread has not been joined, so that its handle is good; the signal has a handler. A thread that
-            // has ended has given a reason to end, and nobody waits for it.
-            unsafe { libc::pthread_kill(thread.as_pthread_t(), kick_signal()) };
-        }
+        // One that has given a reason to end only sleeps, and nobody waits for it.
+        self.threads.iter().for_each(|thread| thread.signal(kick_signal()));
         true
     }
 

@@ -67,27 +67,35 @@ pub enum RegistersError {
     Memory(#[from] MemoryError),
 }
 
-/// Sets up all vCPUs, of which the first will run from `entry`.
+/// Sets up all vCPUs, but for where the first will run from.
 ///
 /// # Errors
 /// When KVM refuses a state.
-pub fn configure(
-    vcpus: &[VcpuFd],
-    host: &Host,
-    ram: &GuestRam,
-    entry: u64,
-) -> Result<(), RegistersError> {
+pub fn configure(vcpus: &[VcpuFd], host: &Host) -> Result<(), RegistersError> {
     // The spec allows 32 at most.
     let count = vcpus.len() as u8;
     for (index, vcpu) in (0..).zip(vcpus) {
         set_cpuid(vcpu, host, index, count)?;
         set_msrs(vcpu, index)?;
     }
-    write_tables(ram)?;
     if let Some(first) = vcpus.first() {
-        set_registers(first, entry)?;
+        let mut special = first.get_sregs().map_err(failed("read the state of", 0))?;
+        long_mode(&mut special);
+        first.set_sregs(&special).map_err(failed("set the state of", 0))?;
     }
     Ok(())
+}
+
+/// Has the first vCPU run from `entry`, with the boot tables in memory.
+///
+/// # Errors
+/// When KVM refuses the registers.
+pub fn enter(vcpus: &[VcpuFd], ram: &GuestRam, entry: u64) -> Result<(), RegistersError> {
+    write_tables(ram)?;
+    let registers =
+        kvm_regs { rip: entry, rsi: ZERO_PAGE, rflags: RFLAGS_FIXED, ..Default::default() };
+    let Some(first) = vcpus.first() else { return Ok(()) };
+    first.set_regs(&registers).map_err(failed("set registers of", 0))
 }
 
 fn set_cpuid(vcpu: &VcpuFd, host: &Host, index: u8, count: u8) -> Result<(), RegistersError> {
@@ -106,15 +114,6 @@ fn set_msrs(vcpu: &VcpuFd, index: u8) -> Result<(), RegistersError> {
     let msrs = Msrs::from_entries(&entries).map_err(|_| refused(0))?;
     let taken = vcpu.set_msrs(&msrs).map_err(failed("set registers of", index))?;
     if taken < entries.len() { Err(refused(taken)) } else { Ok(()) }
-}
-
-fn set_registers(vcpu: &VcpuFd, entry: u64) -> Result<(), RegistersError> {
-    let mut special = vcpu.get_sregs().map_err(failed("read the state of", 0))?;
-    long_mode(&mut special);
-    vcpu.set_sregs(&special).map_err(failed("set the state of", 0))?;
-    let registers =
-        kvm_regs { rip: entry, rsi: ZERO_PAGE, rflags: RFLAGS_FIXED, ..Default::default() };
-    vcpu.set_regs(&registers).map_err(failed("set registers of", 0))
 }
 
 /// Flat 64-bit segments, paging by our tables, interrupts off.

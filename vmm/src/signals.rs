@@ -88,6 +88,19 @@ pub fn let_kicks_through() -> io::Result<()> {
     Ok(())
 }
 
+/// Leaves a fault of the program's own to the kernel, which ends the process by `SIGSEGV`. The standard library's handler
+/// looks whether a stack has overflowed, and takes calls for that which no filter has.
+///
+/// # Errors
+/// The operating system's.
+pub fn leave_faults_to_the_kernel() -> io::Result<()> {
+    // SAFETY: the default action needs no handler.
+    if unsafe { libc::signal(libc::SIGSEGV, libc::SIG_DFL) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Says why when a file that was mapped into guest memory has lost a page that a device reads.
 ///
 /// # Errors

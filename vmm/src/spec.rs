@@ -10,16 +10,19 @@ use std::str::FromStr;
 
 use crate::descriptor::FileRef;
 use crate::limits::{
-    MAX_CMDLINE_BYTES, MAX_DISKS, MAX_MEMORY_MIB, MAX_SOCKET_PATH_BYTES, MAX_VCPUS,
-    MAX_VSOCK_PORTS, MIN_MEMORY_MIB, SHOWN_VALUE_CHARS,
+    MAX_CMDLINE_BYTES, MAX_DISKS, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, SHOWN_VALUE_CHARS,
 };
 
+mod assigned;
 mod disk;
 mod limit;
 mod net;
+mod vsock;
 
+pub use self::assigned::{Ahead, ValidShell};
 pub use self::disk::{DiskSpec, EncryptedDiskSpec, LazyDiskSpec};
 pub use self::net::NetSpec;
+pub use self::vsock::VsockSpec;
 
 /// What `--help` prints.
 pub const HELP: &str = "\
@@ -60,6 +63,11 @@ votive-vmm --kernel FILE --vcpus N --memory-mib N [options]
   --deadline NS        end at NS nanoseconds of CLOCK_BOOTTIME, running or paused
   --cgroup FILE        join the control group of this cgroup.procs before anything else
   --parent PID         be killed when process PID, the parent, is gone
+  --kvm fd:N           an opened /dev/kvm, where this process may open none
+  --userfaultfd fd:N   an opened /dev/userfaultfd, likewise
+  --shell fd:N         make all that --vcpus, --memory-mib and --kernel-memory ask for, and wait on this connected
+                       stream socket for an assignment: the other options (docs/vmm.md)
+  --disks N            a shell's disks at most; 0 to 8, or 8
   --probe-kvm          run no microVM; say in one line of key=value words which kind of KVM there is
   --help, --version
 
@@ -105,6 +113,14 @@ pub struct VmSpec {
     pub cgroup: Option<String>,
     /// `--parent`.
     pub parent: Option<String>,
+    /// `--kvm`.
+    pub kvm: Option<String>,
+    /// `--userfaultfd`.
+    pub userfaultfd: Option<String>,
+    /// `--shell`.
+    pub shell: Option<String>,
+    /// `--disks`.
+    pub disk_threads: Option<String>,
 }
 
 /// What a command line asks for.
@@ -155,6 +171,10 @@ pub struct ValidSpec {
     pub cgroup: Option<FileRef>,
     /// The parent process, whose end is this one's.
     pub parent: Option<u32>,
+    /// An opened /dev/kvm.
+    pub kvm: Option<RawFd>,
+    /// An opened /dev/userfaultfd.
+    pub userfaultfd: Option<RawFd>,
 }
 
 /// How the kernel gets into guest memory.
@@ -166,17 +186,6 @@ pub enum KernelMemory {
     Mapped,
     /// Read-only blocks that fill huge pages are mapped, the rest is copied to huge pages.
     Copied,
-}
-
-/// The vsock device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VsockSpec {
-    /// The guest's address, 3 to 2^32 - 2.
-    pub cid: u32,
-    /// The Unix socket that host clients connect to.
-    pub path: Option<PathBuf>,
-    /// Host ports that connected stream sockets answer: (port, descriptor).
-    pub ports: Vec<(u32, RawFd)>,
 }
 
 /// Where console output goes.
@@ -243,14 +252,9 @@ const VCPUS_ALLOWED: &str = "1 to 32";
 const MEMORY_ALLOWED: &str = "128 to 10752";
 const CMDLINE_ALLOWED: &str = "printable ASCII, 1500 bytes at most";
 const DISKS_ALLOWED: &str = "at most 8 disks";
-const VSOCK_ALLOWED: &str = "cid=N[,path=SOCKET][,port=P:fd:M]...";
-const CID_ALLOWED: &str = "3 to 4294967294";
-const SOCKET_ALLOWED: &str = "a path of 1 to 96 bytes";
-const PORT_ALLOWED: &str = "P:fd:M with P from 0 to 4294967294, M from 3 to 1048575, each P once";
-const PORTS_ALLOWED: &str = "at most 16 ports";
 const CONSOLE_ALLOWED: &str = "stdout, a path, or fd:N with N from 3 to 1048575";
 const FD_ALLOWED: &str = "each descriptor once";
-const CONTROL_ALLOWED: &str = "fd:N with N from 3 to 1048575";
+const PASSED_ALLOWED: &str = "fd:N with N from 3 to 1048575";
 const DEADLINE_ALLOWED: &str = "nanoseconds of CLOCK_BOOTTIME, 1 to 9223372036854775807";
 const PARENT_ALLOWED: &str = "a process id, 1 to 4194304";
 
@@ -264,7 +268,7 @@ const MAX_PID: u32 = 1 << 22;
 
 // The texts above name these numbers.
 const _: () = assert!(MAX_VCPUS == 32 && MIN_MEMORY_MIB == 128 && MAX_MEMORY_MIB == 10_752);
-const _: () = assert!(MAX_DISKS == 8 && MAX_VSOCK_PORTS == 16 && MAX_SOCKET_PATH_BYTES == 96);
+const _: () = assert!(MAX_DISKS == 8);
 const _: () = assert!(MAX_CMDLINE_TEXT_BYTES < MAX_CMDLINE_BYTES - 500);
 
 impl VmSpec {
@@ -277,6 +281,17 @@ impl VmSpec {
         I: IntoIterator<Item = OsString>,
     {
         let mut spec = Self::default();
+        match spec.add(arguments)? {
+            Some(request) => Ok(request),
+            None => Ok(Request::Run(Box::new(spec))),
+        }
+    }
+
+    /// Reads more of a command line; what it asks for, should that be no microVM.
+    fn add<I>(&mut self, arguments: I) -> Result<Option<Request>, SpecError>
+    where
+        I: IntoIterator<Item = OsString>,
+    {
         let mut parser = lexopt::Parser::from_args(arguments);
         while let Some(argument) = parser.next().map_err(refused)? {
             let option = match argument {
@@ -290,16 +305,16 @@ impl VmSpec {
                 }
             };
             match option {
-                "help" => return Ok(Request::Help),
-                "version" => return Ok(Request::Version),
-                "probe-kvm" => return Ok(Request::ProbeKvm),
-                "rng" => once(&mut spec.rng, true, "rng")?,
-                "no-rng" => once(&mut spec.rng, false, "no-rng")?,
-                "disk" => spec.disks.push(text(&mut parser, option)?),
-                _ => once(spec.slot(option), text(&mut parser, option)?, option)?,
+                "help" => return Ok(Some(Request::Help)),
+                "version" => return Ok(Some(Request::Version)),
+                "probe-kvm" => return Ok(Some(Request::ProbeKvm)),
+                "rng" => once(&mut self.rng, true, "rng")?,
+                "no-rng" => once(&mut self.rng, false, "no-rng")?,
+                "disk" => self.disks.push(text(&mut parser, option)?),
+                _ => once(self.slot(option), text(&mut parser, option)?, option)?,
             }
         }
-        Ok(Request::Run(Box::new(spec)))
+        Ok(None)
     }
 
     /// The place of an option that takes one text.
@@ -318,6 +333,10 @@ impl VmSpec {
             "deadline" => &mut self.deadline,
             "cgroup" => &mut self.cgroup,
             "parent" => &mut self.parent,
+            "kvm" => &mut self.kvm,
+            "userfaultfd" => &mut self.userfaultfd,
+            "shell" => &mut self.shell,
+            "disks" => &mut self.disk_threads,
             _ => &mut self.marks,
         }
     }
@@ -327,95 +346,52 @@ impl VmSpec {
     /// # Errors
     /// The first wrong value with its field and what is allowed.
     pub fn validate(self) -> Result<ValidSpec, SpecError> {
+        let spec = self.checked()?;
+        spec.names_inherited_descriptors()?;
+        Ok(spec)
+    }
+
+    /// Checks every value, but for which descriptors there are.
+    fn checked(self) -> Result<ValidSpec, SpecError> {
+        if let Some(text) = self.disk_threads {
+            return Err(wrong("disks", &text, "only with --shell"));
+        }
         let kernel = self
             .kernel
             .ok_or(SpecError::Missing { field: "kernel", allowed: FILE_ALLOWED })
             .and_then(|text| file("kernel", &text, FILE_ALLOWED))?;
         let initrd = self.initrd.map(|text| file("initrd", &text, FILE_ALLOWED)).transpose()?;
-        let vcpus =
-            self.vcpus.ok_or(SpecError::Missing { field: "vcpus", allowed: VCPUS_ALLOWED })?;
-        let vcpus = number("vcpus", &vcpus, 1, u32::from(MAX_VCPUS), VCPUS_ALLOWED)?;
-        let memory = self
-            .memory_mib
-            .ok_or(SpecError::Missing { field: "memory-mib", allowed: MEMORY_ALLOWED })?;
-        let memory_mib =
-            number("memory-mib", &memory, MIN_MEMORY_MIB, MAX_MEMORY_MIB, MEMORY_ALLOWED)?;
+        let vcpus = vcpus(self.vcpus)?;
+        let memory_bytes = memory_bytes(self.memory_mib)?;
         if self.disks.len() > MAX_DISKS {
             return Err(wrong("disk", &format!("{} disks", self.disks.len()), DISKS_ALLOWED));
         }
-        let spec = ValidSpec {
+        Ok(ValidSpec {
             kernel,
-            kernel_memory: match self.kernel_memory.as_deref() {
-                None => None,
-                Some("demand") => Some(KernelMemory::Demand),
-                Some("mapped") => Some(KernelMemory::Mapped),
-                Some("copied") => Some(KernelMemory::Copied),
-                Some(other) => return Err(wrong("kernel-memory", other, KERNEL_MEMORY_ALLOWED)),
-            },
+            kernel_memory: kernel_memory(self.kernel_memory.as_deref())?,
             initrd,
-            // Its range has been checked against MAX_VCPUS.
-            vcpus: vcpus as u8,
-            memory_bytes: u64::from(memory_mib) << 20,
+            vcpus,
+            memory_bytes,
             cmdline: cmdline(self.cmdline.unwrap_or_default())?,
             disks: self.disks.iter().map(|text| disk::read(text)).collect::<Result<_, _>>()?,
-            vsock: self.vsock.as_deref().map(vsock).transpose()?,
+            vsock: self.vsock.as_deref().map(vsock::read).transpose()?,
             net: self.net.as_deref().map(net::read).transpose()?,
             rng: self.rng.unwrap_or(true),
             console: self.console.as_deref().map(console).transpose()?,
             marks: self.marks.map(|text| file("marks", &text, FILE_ALLOWED)).transpose()?,
-            control: self.control.as_deref().map(control).transpose()?,
+            control: self.control.as_deref().map(|text| passed("control", text)).transpose()?,
             deadline_ns: self.deadline.as_deref().map(deadline).transpose()?,
             cgroup: self.cgroup.map(|text| file("cgroup", &text, FILE_ALLOWED)).transpose()?,
-            parent: self
-                .parent
-                .map(|text| number("parent", &text, 1, MAX_PID, PARENT_ALLOWED))
-                .transpose()?,
-        };
-        spec.each_descriptor_once()?;
-        Ok(spec)
-    }
-}
-
-impl ValidSpec {
-    /// Refuses a descriptor that is named twice: both users would own and close it.
-    fn each_descriptor_once(&self) -> Result<(), SpecError> {
-        let files = [&self.initrd, &self.marks, &self.cgroup].map(Option::as_ref);
-        let files = files.into_iter().chain([Some(&self.kernel)]);
-        let encrypted = self.disks.iter().filter_map(|disk| disk.encrypted.as_ref());
-        let templates = encrypted.filter_map(|encrypted| encrypted.template.as_ref());
-        let disks = self.disks.iter().map(|disk| &disk.file).chain(templates);
-        let lazy = self.disks.iter().filter_map(|disk| disk.lazy.as_ref());
-        let console = self.console.iter().filter_map(|console| match console {
-            ConsoleSpec::File(file) => Some(file),
-            ConsoleSpec::Stdout => None,
-        });
-        let mut fds: Vec<RawFd> = files
-            .into_iter()
-            .flatten()
-            .chain(disks)
-            .chain(console)
-            .filter_map(|file| match file {
-                FileRef::Fd(fd) => Some(*fd),
-                FileRef::Path(_) => None,
-            })
-            .chain(
-                lazy.flat_map(|lazy| [lazy.presence, lazy.requests].into_iter().chain(lazy.reads)),
-            )
-            .chain(self.vsock.iter().flat_map(|vsock| vsock.ports.iter().map(|(_, fd)| *fd)))
-            .chain(self.net.as_ref().map(|net| net.tap))
-            .chain(self.control)
-            .collect();
-        fds.sort_unstable();
-        match fds.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => Err(wrong("fd", &format!("fd:{} twice", pair[0]), FD_ALLOWED)),
-            None => Ok(()),
-        }
+            parent: self.parent.map(parent).transpose()?,
+            kvm: self.kvm.map(|text| passed("kvm", &text)).transpose()?,
+            userfaultfd: self.userfaultfd.map(|text| passed("userfaultfd", &text)).transpose()?,
+        })
     }
 }
 
 /// The option of that name, as a text that outlives the parser's borrow.
 fn known(name: &str) -> Result<&'static str, SpecError> {
-    const OPTIONS: [&str; 20] = [
+    const OPTIONS: [&str; 24] = [
         "kernel",
         "kernel-memory",
         "initrd",
@@ -433,6 +409,10 @@ fn known(name: &str) -> Result<&'static str, SpecError> {
         "deadline",
         "cgroup",
         "parent",
+        "kvm",
+        "userfaultfd",
+        "shell",
+        "disks",
         "probe-kvm",
         "help",
         "version",
@@ -504,7 +484,7 @@ fn number(
 
 fn descriptor(text: &str) -> Option<RawFd> {
     let fd = RawFd::try_from(decimal::<u32>(text)?).ok()?;
-    (3..=MAX_FD).contains(&fd).then_some(fd)
+    (fd <= MAX_FD).then_some(fd)
 }
 
 fn file(field: &'static str, text: &str, allowed: &'static str) -> Result<FileRef, SpecError> {
@@ -533,52 +513,43 @@ fn console(text: &str) -> Result<ConsoleSpec, SpecError> {
     file("console", text, CONSOLE_ALLOWED).map(ConsoleSpec::File)
 }
 
-fn control(text: &str) -> Result<RawFd, SpecError> {
+fn vcpus(text: Option<String>) -> Result<u8, SpecError> {
+    let text = text.ok_or(SpecError::Missing { field: "vcpus", allowed: VCPUS_ALLOWED })?;
+    let vcpus = number("vcpus", &text, 1, u32::from(MAX_VCPUS), VCPUS_ALLOWED)?;
+    // Its range has been checked against MAX_VCPUS.
+    Ok(vcpus as u8)
+}
+
+fn memory_bytes(text: Option<String>) -> Result<u64, SpecError> {
+    let text = text.ok_or(SpecError::Missing { field: "memory-mib", allowed: MEMORY_ALLOWED })?;
+    let mib = number("memory-mib", &text, MIN_MEMORY_MIB, MAX_MEMORY_MIB, MEMORY_ALLOWED)?;
+    Ok(u64::from(mib) << 20)
+}
+
+fn kernel_memory(text: Option<&str>) -> Result<Option<KernelMemory>, SpecError> {
+    Ok(Some(match text {
+        None => return Ok(None),
+        Some("demand") => KernelMemory::Demand,
+        Some("mapped") => KernelMemory::Mapped,
+        Some("copied") => KernelMemory::Copied,
+        Some(other) => return Err(wrong("kernel-memory", other, KERNEL_MEMORY_ALLOWED)),
+    }))
+}
+
+fn parent(text: String) -> Result<u32, SpecError> {
+    number("parent", &text, 1, MAX_PID, PARENT_ALLOWED)
+}
+
+/// What may only be a descriptor.
+fn passed(field: &'static str, text: &str) -> Result<RawFd, SpecError> {
     let fd = text.strip_prefix("fd:").and_then(descriptor);
-    fd.ok_or_else(|| wrong("control", text, CONTROL_ALLOWED))
+    fd.ok_or_else(|| wrong(field, text, PASSED_ALLOWED))
 }
 
 fn deadline(text: &str) -> Result<u64, SpecError> {
     decimal::<u64>(text)
         .filter(|nanoseconds| (1..=MAX_DEADLINE_NS).contains(nanoseconds))
         .ok_or_else(|| wrong("deadline", text, DEADLINE_ALLOWED))
-}
-
-fn vsock(text: &str) -> Result<VsockSpec, SpecError> {
-    let mut cid = None;
-    let mut path = None;
-    let mut ports: Vec<(u32, RawFd)> = Vec::new();
-    for part in text.split(',') {
-        match part.split_once('=') {
-            Some(("cid", value)) if cid.is_none() => {
-                cid = Some(number("vsock cid", value, 3, u32::MAX - 1, CID_ALLOWED)?);
-            }
-            Some(("path", value)) if path.is_none() => {
-                if value.is_empty() || value.len() > MAX_SOCKET_PATH_BYTES || value.contains('\0') {
-                    return Err(wrong("vsock path", value, SOCKET_ALLOWED));
-                }
-                path = Some(PathBuf::from(value));
-            }
-            Some(("port", value)) => {
-                if ports.len() == MAX_VSOCK_PORTS {
-                    return Err(wrong("vsock port", value, PORTS_ALLOWED));
-                }
-                let port = port(value)
-                    .filter(|(port, _)| ports.iter().all(|(other, _)| other != port))
-                    .ok_or_else(|| wrong("vsock port", value, PORT_ALLOWED))?;
-                ports.push(port);
-            }
-            _ => return Err(wrong("vsock", text, VSOCK_ALLOWED)),
-        }
-    }
-    let cid = cid.ok_or_else(|| wrong("vsock", text, VSOCK_ALLOWED))?;
-    Ok(VsockSpec { cid, path, ports })
-}
-
-fn port(text: &str) -> Option<(u32, RawFd)> {
-    let (port, fd) = text.split_once(":fd:")?;
-    let port = decimal::<u32>(port).filter(|port| *port != u32::MAX)?;
-    Some((port, descriptor(fd)?))
 }
 
 #[cfg(test)]

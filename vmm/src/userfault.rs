@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 
 use vmm_sys_util::ioctl::{
     _IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr, ioctl_with_mut_ref, ioctl_with_val,
@@ -71,6 +71,14 @@ impl Userfault {
         Self::through_call(FLAGS).or_else(Self::through_device)?.introduced()
     }
 
+    /// As [`Userfault::open`], by an opened /dev/userfaultfd.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn open_by(device: &File) -> io::Result<Self> {
+        Self::by_device(device)?.introduced()
+    }
+
     /// One that is not told of accesses that the kernel makes; any process may have it.
     #[cfg(test)]
     pub(crate) fn open_for_own_accesses() -> io::Result<Self> {
@@ -98,8 +106,12 @@ impl Userfault {
     /// For a process that may open the device, where `refused` is what the system call said.
     fn through_device(refused: io::Error) -> io::Result<Self> {
         let Ok(device) = File::open(DEVICE) else { return Err(refused) };
+        Self::by_device(&device)
+    }
+
+    fn by_device(device: &File) -> io::Result<Self> {
         // SAFETY: takes flags and gives a new descriptor.
-        let fd = unsafe { ioctl_with_val(&device, USERFAULTFD_IOC_NEW, FLAGS as u64) };
+        let fd = unsafe { ioctl_with_val(device, USERFAULTFD_IOC_NEW, FLAGS as u64) };
         if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(Self::adopt(fd)) }
     }
 
@@ -130,10 +142,8 @@ impl Userfault {
     }
 
     /// Waits until there is somebody to wake.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub fn wait(&self) -> io::Result<()> {
+    #[cfg(test)]
+    pub(crate) fn wait(&self) -> io::Result<()> {
         let mut fd = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         loop {
             // SAFETY: the pointer is to one pollfd of our own.
@@ -162,6 +172,12 @@ impl Userfault {
         }
         let address = message[ADDRESS..].first_chunk().map(|address| u64::from_le_bytes(*address));
         address.map(Some).ok_or(io::ErrorKind::InvalidData.into())
+    }
+}
+
+impl AsRawFd for Userfault {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 

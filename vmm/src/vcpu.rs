@@ -11,7 +11,6 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -19,10 +18,9 @@ use vmm_sys_util::errno;
 
 use crate::bus::{Action, Bus};
 use crate::exit::{Exit, ExitReason};
-use crate::limits::VCPU_STACK_BYTES;
 use crate::pause::Gate;
 
-/// One vCPU before its thread runs.
+/// One vCPU before it runs.
 #[derive(Debug)]
 pub struct Vcpu {
     index: u8,
@@ -53,18 +51,8 @@ impl Vcpu {
         Self { index, fd, bus, exit, gate }
     }
 
-    /// Starts the vCPU's thread. The thread need not be joined: when the microVM ends, the process does.
-    ///
-    /// # Errors
-    /// When the operating system gives no thread.
-    pub fn start(self) -> std::io::Result<JoinHandle<()>> {
-        std::thread::Builder::new()
-            .name(format!("vcpu{}", self.index))
-            .stack_size(VCPU_STACK_BYTES)
-            .spawn(move || self.run())
-    }
-
-    fn run(mut self) {
+    /// Runs the vCPU on this thread until there is a reason to end.
+    pub fn run(&mut self) {
         if self.index == 0 {
             self.bus.marks().run();
         }

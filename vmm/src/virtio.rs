@@ -67,10 +67,12 @@ mod watch;
 mod worker;
 
 pub use device::{DeviceTraits, Interrupt, VirtioDevice, Wake};
-pub use mmio::{Counts, MmioDevice, MmioError, QUEUE_NOTIFY, WINDOW_BYTES};
+pub use mmio::{Counts, MmioDevice, MmioError, QUEUE_NOTIFY, WINDOW_BYTES, notifier};
 pub use ring::{Answer, Chain, LetGo, Nonsense, Rings, Segment};
 pub use watch::Watch;
-pub use worker::{DeviceSubscriber, WorkerError, spawn_worker};
+pub use worker::{
+    DeviceSubscriber, STACK_BYTES as WORKER_STACK_BYTES, Work, WorkerError, spawn_worker, work,
+};
 
 /// Guest RAM as every device sees it. Its bitmap is `()`: dirty pages are not tracked here.
 pub type GuestRam = Arc<GuestMemoryMmap<()>>;

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use super::{Filling, cmdline};
+use super::cmdline;
+use super::filling::Filling;
 use crate::spec::KernelMemory;
 use crate::userfault::Userfault;
 

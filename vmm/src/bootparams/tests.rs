@@ -1,6 +1,7 @@
 //! Facts about what the kernel is told.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
@@ -49,6 +50,7 @@ fn the_command_line_ends_with_a_nul_and_is_refused_when_too_long() {
 fn an_initrd_lies_behind_the_kernel_and_within_memory() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&[0x5a; 10_000]).unwrap();
+    let file = Arc::new(file);
     let ram = GuestRam::map(128 * MIB, LowMemory::HugePage).unwrap();
     let initrd = load_initrd(&file, &ram, 32 * MIB + 1, KernelMemory::Mapped).unwrap();
     assert_eq!(u64::from(initrd.gpa), 32 * MIB + 4096);
@@ -66,7 +68,7 @@ fn an_initrd_lies_behind_the_kernel_and_within_memory() {
 fn an_empty_or_huge_initrd_is_refused() {
     let ram = GuestRam::map(128 * MIB, LowMemory::HugePage).unwrap();
     for bytes in [0, 65 * MIB] {
-        let file = tempfile::tempfile().unwrap();
+        let file = Arc::new(tempfile::tempfile().unwrap());
         file.set_len(bytes).unwrap();
         let error = load_initrd(&file, &ram, 32 * MIB, KernelMemory::Mapped)
             .expect_err("its size is wrong");

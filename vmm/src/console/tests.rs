@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use super::{Console, open};
-use crate::descriptor::FileRef;
+use crate::descriptor::{Descriptors, FileRef};
 use crate::spec::ConsoleSpec;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -17,8 +17,10 @@ fn line() -> EventFd {
 fn what_the_guest_writes_to_the_data_register_comes_out() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("console");
-    let console =
-        Console::new(open(&ConsoleSpec::File(FileRef::Path(path.clone()))).unwrap(), line());
+    let console = Console::new(
+        open(&ConsoleSpec::File(FileRef::Path(path.clone())), &mut Descriptors::Inherited).unwrap(),
+        line(),
+    );
     b"hello\n".iter().for_each(|byte| console.write(0, *byte));
     assert_eq!(std::fs::read(path).unwrap(), b"hello\n");
     assert_eq!(console.dropped_bytes(), 0);
@@ -49,7 +51,8 @@ fn a_fifo_without_a_reader_is_an_error_and_not_a_wait() {
     let path = directory.path().join("fifo");
     let status = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
     assert!(status.success());
-    let error = open(&ConsoleSpec::File(FileRef::Path(path))).expect_err("nobody reads it");
+    let error = open(&ConsoleSpec::File(FileRef::Path(path)), &mut Descriptors::Inherited)
+        .expect_err("nobody reads it");
     assert!(error.to_string().contains("fifo"), "{error}");
 }
 

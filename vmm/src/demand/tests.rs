@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
+
+use event_manager::{EventManager, SubscriberOps};
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{DemandError, Loading, runs, start};
+use super::{DemandError, Loading, prepare, runs};
 use crate::memory::{GuestRam, LowMemory};
 use crate::userfault::Userfault;
 
@@ -18,19 +20,39 @@ fn pattern(at: u64) -> u8 {
     (at % 251) as u8 ^ (at >> 12) as u8 | 1
 }
 
-fn patterned(bytes: u64) -> File {
+fn patterned(bytes: u64) -> Arc<File> {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&(0..bytes).map(pattern).collect::<Vec<_>>()).unwrap();
-    file
+    Arc::new(file)
 }
 
 fn memory() -> GuestRam {
     GuestRam::map(MEMORY, LowMemory::HugePage).unwrap().deferring()
 }
 
-fn loading(ram: &mut GuestRam) -> Loading {
+/// Fills memory on a thread of its own, which tells how that went before anybody else hears of it.
+pub(crate) fn start(
+    ram: &mut GuestRam,
+    tell: impl Fn(Result<(), DemandError>) + Send + 'static,
+) -> Loading {
     let userfault = Userfault::open_for_own_accesses().unwrap();
-    start(userfault, ram.take_deferred(), |error| panic!("{error}")).unwrap()
+    let done = move |filled| {
+        tell(filled);
+        true
+    };
+    let Some((loader, loading)) = prepare(userfault, ram.take_deferred(), done).unwrap() else {
+        return Loading::default();
+    };
+    thread::spawn(|| {
+        let mut events = EventManager::new().unwrap();
+        events.add_subscriber(loader);
+        events.run().unwrap();
+    });
+    loading
+}
+
+fn loading(ram: &mut GuestRam) -> Loading {
+    start(ram, |filled| filled.unwrap())
 }
 
 fn contents(ram: &GuestRam) -> Vec<u8> {
@@ -40,7 +62,7 @@ fn contents(ram: &GuestRam) -> Vec<u8> {
 }
 
 /// Pieces in one block and across blocks, over one another, up to the end of memory in half a block.
-fn put(ram: &GuestRam, file: &File) {
+fn put(ram: &GuestRam, file: &Arc<File>) {
     ram.write(0x7000, &[0xaa; 0x1234]).unwrap();
     ram.copy_in(file, 0x123, 3 * MIB + 0x777, 4 * MIB).unwrap();
     ram.copy_in(file, 0, 16 * MIB, 2 * MIB).unwrap();
@@ -103,10 +125,8 @@ fn a_file_that_was_cut_meanwhile_is_an_error_and_nobody_sees_zeroes_instead() {
     let file = patterned(MIB);
     let mut ram = memory();
     ram.copy_in(&file, 0, 16 * MIB, MIB).unwrap();
-    let userfault = Userfault::open_for_own_accesses().unwrap();
     let (tell, told) = mpsc::channel();
-    let failed = move |error| tell.send(error).unwrap();
-    let loading = start(userfault, ram.take_deferred(), failed).unwrap();
+    let loading = start(&mut ram, move |filled| tell.send(filled.unwrap_err()).unwrap());
     file.set_len(MIB - 1).unwrap();
     let (read, done) = mpsc::channel();
     let shared = ram.shared().clone();
@@ -114,8 +134,13 @@ fn a_file_that_was_cut_meanwhile_is_an_error_and_nobody_sees_zeroes_instead() {
     thread::spawn(move || read.send(shared.read_obj::<u8>(GuestAddress(16 * MIB)).unwrap()));
     let error = told.recv().unwrap();
     assert!(matches!(error, DemandError::Read { bytes: 0x10_0000, .. }), "{error}");
-    loading.wait();
     assert!(done.try_recv().is_err());
+    // Nobody is told that memory is whole.
+    thread::spawn(move || {
+        loading.wait();
+        panic!("it is not whole");
+    });
+    assert!(done.recv_timeout(std::time::Duration::from_millis(50)).is_err());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::ops::Range;
+use std::sync::Arc;
 
 use proptest::prelude::{any, prop_assert, proptest};
 use vm_memory::{Bytes, GuestAddress};
@@ -10,7 +11,6 @@ use super::{KernelError, Plan, load};
 use crate::demand;
 use crate::memory::{GuestRam, LowMemory};
 use crate::spec::KernelMemory;
-use crate::userfault::Userfault;
 
 const MIB: u64 = 1 << 20;
 const ALLOWED: Range<u64> = MIB..128 * MIB;
@@ -73,14 +73,14 @@ fn loads_as_its_headers_say(how: KernelMemory) {
     }
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&image).unwrap();
+    let file = Arc::new(file);
     let mut ram = GuestRam::map(128 * MIB, LowMemory::HugePage).unwrap();
     if how == KernelMemory::Demand {
         ram = ram.deferring();
     }
     let plan = load(&file, &ram, how).unwrap();
     if how == KernelMemory::Demand {
-        let userfault = Userfault::open_for_own_accesses().unwrap();
-        demand::start(userfault, ram.take_deferred(), |error| panic!("{error}")).unwrap();
+        demand::tests::start(&mut ram, |filled| filled.unwrap());
     }
     assert_eq!((plan.entry, plan.segments.len()), (16 * MIB, 3));
     assert_eq!(plan.end(), 18 * MIB + 0x10);

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestAddress};
 
@@ -10,10 +11,10 @@ use super::{GuestRam, LowMemory, MemoryError, ranges};
 const MIB: u64 = 1 << 20;
 
 /// A file whose byte at offset n is `pattern(n)`.
-fn patterned(bytes: usize) -> File {
+fn patterned(bytes: usize) -> Arc<File> {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&(0..bytes).map(pattern).collect::<Vec<_>>()).unwrap();
-    file
+    Arc::new(file)
 }
 
 fn pattern(offset: usize) -> u8 {

@@ -186,7 +186,7 @@ fn every_wrong_value_is_refused_with_its_field_itself_and_what_is_allowed() {
         (&["--vsock", "cid=3,path="], &["--vsock path:", "\"\"", "96 bytes"]),
         (&["--vsock", &format!("cid=3,path={long}")], &["--vsock path:", "xxx", "96 bytes"]),
         (&["--vsock", "cid=3,port=1:4"], &["--vsock port:", "1:4", "P:fd:M"]),
-        (&["--vsock", "cid=3,port=1:fd:0"], &["--vsock port:", "1:fd:0", "M from 3"]),
+        (&["--vsock", "cid=3,port=1:fd:0"], &["--vsock port:", "fd:0", "N from 3"]),
         (
             &["--vsock", "cid=3,port=1:fd:4,port=1:fd:5"],
             &["--vsock port:", "1:fd:5", "each P once"],

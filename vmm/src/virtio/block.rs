@@ -196,7 +196,7 @@ impl Block {
         if rest != 0 {
             log(format_args!("disk {serial}: the last {rest} of its {bytes} bytes are left out"));
         }
-        let lazy = lazy.map(|lazy| Lazy::new(&serial, bytes, lazy)).transpose()?;
+        let lazy = lazy.map(|lazy| Lazy::new(&serial, bytes, lazy, &watch)).transpose()?;
         let encrypted = encrypted.map(|spec| Encrypted::new(sectors, spec));
         let encrypted = match encrypted.transpose() {
             Ok(encrypted) => encrypted,

@@ -103,12 +103,21 @@ impl MmioDevice {
         ram: GuestRam,
         interrupt: impl Interrupt + 'static,
     ) -> Result<Arc<Self>, MmioError> {
+        let notifier = notifier()
+            .map_err(|source| MmioError::EventFd { device: device.traits().name, source })?;
+        Ok(Self::with_notifier(device, ram, interrupt, notifier))
+    }
+
+    /// As [`MmioDevice::new`] with the eventfd that [`notifier`] made before, so that nothing is asked of the operating system.
+    pub fn with_notifier(
+        device: Box<dyn VirtioDevice>,
+        ram: GuestRam,
+        interrupt: impl Interrupt + 'static,
+        notifier: EventFd,
+    ) -> Arc<Self> {
         let traits = device.traits();
         let offered = traits.features | (1 << VIRTIO_F_VERSION_1) | (1 << VIRTIO_RING_F_EVENT_IDX);
-        // The notifier is read by one worker that has nothing else to do, or that knows that there is something to read.
-        let notifier = EventFd::new(libc::EFD_CLOEXEC)
-            .map_err(|source| MmioError::EventFd { device: traits.name, source })?;
-        Ok(Arc::new(MmioDevice {
+        Arc::new(MmioDevice {
             registers: Mutex::new(Registers::new(traits.device_id, offered, traits.queue_sizes)),
             seat: Mutex::new(Seat {
                 device,
@@ -127,7 +136,7 @@ impl MmioDevice {
             resets_needed: AtomicU64::new(0),
             interrupt: Box::new(interrupt),
             notifier,
-        }))
+        })
     }
 
     /// What the device is.
@@ -324,7 +333,7 @@ impl MmioDevice {
     }
 
     /// The host side's wake-up, if the model has one.
-    pub(super) fn host_events(&self) -> Option<RawFd> {
+    pub(crate) fn host_events(&self) -> Option<RawFd> {
         self.lock_seat().device.host_events().map(|fd| fd.as_raw_fd())
     }
 
@@ -335,6 +344,15 @@ impl MmioDevice {
     fn lock_seat(&self) -> MutexGuard<'_, Seat> {
         self.seat.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// An eventfd to wake a device's worker by.
+///
+/// # Errors
+/// The operating system's (limit on descriptors).
+pub fn notifier() -> io::Result<EventFd> {
+    // It is read by one worker that has nothing else to do, or that knows that there is something to read.
+    EventFd::new(libc::EFD_CLOEXEC)
 }
 
 /// Adds 1 to an eventfd.

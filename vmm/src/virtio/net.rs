@@ -14,8 +14,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
@@ -26,6 +25,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::{EpollEvent, EventSet};
 
 use super::{Chain, DeviceTraits, Nonsense, Rings, VirtioDevice, Wake, Watch, log};
+use crate::descriptor::without_waiting;
 use crate::limiter::{Limiter, Limits};
 
 #[cfg(test)]
@@ -295,13 +295,6 @@ impl VirtioDevice for Net {
 /// What a frame costs: its bytes without the header of virtio.
 fn on_the_wire(bytes: usize) -> u64 {
     bytes.saturating_sub(HEADER_BYTES) as u64
-}
-
-/// Makes no call to a file wait. What is asked of a socket here works for every file.
-fn without_waiting(file: File) -> io::Result<File> {
-    let any = UnixStream::from(OwnedFd::from(file));
-    any.set_nonblocking(true)?;
-    Ok(OwnedFd::from(any).into())
 }
 
 impl Tap {

@@ -20,7 +20,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
 use self::host::Host;
 use self::muxer::Muxer;
-use super::{Chain, DeviceTraits, Rings, VirtioDevice, Wake};
+use super::{Chain, DeviceTraits, Rings, VirtioDevice, Wake, Watch};
 
 mod connection;
 mod host;
@@ -30,7 +30,7 @@ mod packet;
 #[cfg(test)]
 mod tests;
 
-pub use host::VsockError;
+pub use host::{Listener, VsockError};
 
 const RX: usize = 0;
 const TX: usize = 1;
@@ -67,8 +67,27 @@ impl Vsock {
     /// # Errors
     /// A reserved CID, or a path that cannot be bound (in use, too long).
     pub fn new(spec: VsockSpec) -> Result<Self, VsockError> {
-        let guest_cid = spec.guest_cid;
-        let host = Host::new(spec)?;
+        let VsockSpec { guest_cid, path, ports } = spec;
+        let listener = path.map(Listener::bind).transpose()?;
+        let watch = Watch::new().map_err(|source| VsockError::Watch { source })?;
+        Self::assembled(guest_cid, listener, ports, watch)
+    }
+
+    /// As [`Vsock::new`] with a socket that listens already, so that nothing but to wait for no stream is asked of the operating
+    /// system.
+    ///
+    /// # Errors
+    /// A reserved CID, or a port's descriptor that is none.
+    pub fn assembled(
+        guest_cid: u32,
+        listener: Option<Listener>,
+        ports: Vec<(u32, OwnedFd)>,
+        watch: Watch,
+    ) -> Result<Self, VsockError> {
+        if guest_cid <= 2 || guest_cid == u32::MAX {
+            return Err(VsockError::Cid(guest_cid));
+        }
+        let host = Host::new(listener, ports, watch)?;
         let segments = QUEUE_SIZES.into_iter().max().unwrap_or_default();
         Ok(Vsock {
             muxer: Muxer::new(u64::from(guest_cid), host),

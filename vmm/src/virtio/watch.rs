@@ -12,7 +12,8 @@ use vmm_sys_util::timerfd::TimerFd;
 /// Event data of the timer.
 pub(super) const TIMER: u64 = u64::MAX - 1;
 
-/// See the module. Readable when something happened to what is watched.
+/// See the module. Readable when something happened to what is watched. Made before there is a tenant: a device that needs
+/// one is given it.
 #[derive(Debug)]
 pub struct Watch {
     epoll: Epoll,

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -15,7 +15,7 @@ use super::{MmioDevice, Wake, log};
 mod tests;
 
 /// Stack of a device thread in bytes: device models keep less than 16 KiB of buffers there.
-const STACK_BYTES: usize = 128 << 10;
+pub const STACK_BYTES: usize = 128 << 10;
 
 /// Why a worker could not start or ended.
 #[derive(Debug, thiserror::Error)]
@@ -38,51 +38,58 @@ pub enum WorkerError {
     },
 }
 
-/// Runs `device` on a thread of its own, which lives as long as the process: one that may wait for slow storage. It sleeps in
-/// a single system call, whose end is all that a notification costs. `died` is called, on that thread, should it ever end.
+/// What a device's thread works on.
+pub struct Work {
+    /// The device.
+    pub device: Arc<MmioDevice>,
+    /// Where the driver's and the host's events come together.
+    pub epoll: Epoll,
+    /// Called on that thread, should the work ever end.
+    pub died: Box<dyn FnMut(WorkerError) + Send>,
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work").field("device", &self.device).finish_non_exhaustive()
+    }
+}
+
+/// Serves a device for as long as the process lives, on a thread of its own: one that may wait for slow storage. It sleeps in
+/// a single system call, whose end is all that a notification costs.
+pub fn work(Work { device, epoll, died }: &mut Work) {
+    let Err(source) = serve(device, epoll);
+    died(WorkerError::Wait { device: device.traits().name, source });
+}
+
+/// Has a new thread [`work`] on `device`. `died` is called, on that thread, should it ever end.
 ///
 /// # Errors
 /// The thread cannot be made.
 pub fn spawn_worker(
     device: Arc<MmioDevice>,
-    died: impl FnOnce(WorkerError) + Send + 'static,
+    died: impl FnMut(WorkerError) + Send + 'static,
 ) -> Result<JoinHandle<()>, WorkerError> {
     let name = device.traits().name;
-    let run = move || {
-        let ended = match device.host_events() {
-            None => serve_guest(&device),
-            Some(host) => serve_both(&device, host),
-        };
-        let Err(source) = ended;
-        died(WorkerError::Wait { device: name, source });
-    };
+    let failed = |source| WorkerError::Spawn { device: name, source };
+    let epoll = Epoll::new().map_err(failed)?;
+    let died = Box::new(died);
     thread::Builder::new()
         .name(name.into())
         .stack_size(STACK_BYTES)
-        .spawn(run)
-        .map_err(|source| WorkerError::Spawn { device: name, source })
+        .spawn(|| work(&mut Work { device, epoll, died }))
+        .map_err(failed)
 }
 
-/// Waits for the driver in a read.
-fn serve_guest(device: &MmioDevice) -> io::Result<Infallible> {
-    loop {
-        match device.notifier().read() {
-            Ok(_) => device.service(Wake::Guest),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Waits for the driver and the host's side.
-fn serve_both(device: &MmioDevice, host: RawFd) -> io::Result<Infallible> {
-    let epoll = Epoll::new()?;
+/// Waits for the driver and, if there is one, for the host's side.
+fn serve(device: &MmioDevice, epoll: &Epoll) -> io::Result<Infallible> {
     let watch = |fd, events, wake: Wake| {
         epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(events, wake as u64))
     };
     // Each signal of the driver's is an edge, so that nothing has to be read.
     watch(device.notifier().as_raw_fd(), EventSet::IN | EventSet::EDGE_TRIGGERED, Wake::Guest)?;
-    watch(host, EventSet::IN, Wake::Host)?;
+    if let Some(host) = device.host_events() {
+        watch(host, EventSet::IN, Wake::Host)?;
+    }
     loop {
         let mut events = [EpollEvent::default(); 2];
         let count = match epoll.wait(-1, &mut events) {

@@ -163,7 +163,7 @@ fn a_device_that_reads_a_page_its_file_has_lost_ends_the_process_with_a_reason()
 
 /// What a device does that a guest points at such a page.
 fn lose_a_page() {
-    let file = tempfile::tempfile().unwrap();
+    let file = std::sync::Arc::new(tempfile::tempfile().unwrap());
     file.set_len(0x2000).unwrap();
     let ram = GuestRam::map(128 << 20, LowMemory::SmallPages).unwrap();
     ram.place(&file, 0, 16 << 20, 0x2000).unwrap();

@@ -264,7 +264,7 @@ pub(crate) struct End {
 }
 
 impl End {
-    fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         let reason = String::from_utf8(output.stderr).unwrap();
         Self { code: output.status.code(), reason }
     }

@@ -16,4 +16,6 @@ mod order;
 #[cfg(test)]
 mod pause;
 #[cfg(test)]
+mod shell;
+#[cfg(test)]
 mod start;

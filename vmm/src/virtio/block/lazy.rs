@@ -19,7 +19,9 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::mem::ManuallyDrop;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -28,6 +30,7 @@ use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 use vmm_sys_util::epoll::EventSet;
 
 use super::{BlockError, Pass, Request, log};
+use crate::memory;
 use crate::virtio::Nonsense;
 use crate::virtio::watch::Watch;
 
@@ -91,18 +94,19 @@ struct Waiting {
     failed: bool,
 }
 
-/// The table of chunks.
+/// The table of chunks. It stays mapped for as long as the process lives: no filter lets anybody unmap it.
 #[derive(Debug)]
-pub(super) struct Presence(MmapRegion<()>);
+pub(super) struct Presence(ManuallyDrop<MmapRegion<()>>);
 
-/// The table of pages that were read.
+/// The table of pages that were read, which stays mapped as well.
 #[derive(Debug)]
-struct Reads(MmapRegion<()>);
+struct Reads(ManuallyDrop<MmapRegion<()>>);
 
 /// The other end of the socket.
 #[derive(Debug)]
 struct Server {
-    socket: UnixStream,
+    /// It is used as a file: `read` and `write` are in every filter.
+    socket: File,
     /// The answer that is coming in, and how much of it is here.
     answer: [u8; ANSWER_BYTES],
     received: usize,
@@ -110,20 +114,35 @@ struct Server {
 
 impl Lazy {
     /// For a disk whose file has `disk_bytes` bytes.
-    pub(super) fn new(serial: &str, disk_bytes: u64, spec: LazySpec) -> Result<Self, BlockError> {
+    pub(super) fn new(
+        serial: &str,
+        disk_bytes: u64,
+        spec: LazySpec,
+        watch: &Watch,
+    ) -> Result<Self, BlockError> {
         let presence = Presence::new(serial, disk_bytes, spec.presence)?;
         let reads = spec.reads.map(|file| Reads::new(serial, disk_bytes, file)).transpose()?;
         let requests = |source| BlockError::Requests { serial: serial.to_owned(), source };
-        spec.requests.peer_addr().map_err(requests)?;
         spec.requests.set_nonblocking(true).map_err(requests)?;
-        Ok(Lazy {
+        let socket = File::from(OwnedFd::from(spec.requests));
+        let mut lazy = Lazy {
             presence,
             reads,
-            server: Some(Server { socket: spec.requests, answer: [0; ANSWER_BYTES], received: 0 }),
+            server: Some(Server { socket, answer: [0; ANSWER_BYTES], received: 0 }),
             in_flight: Vec::with_capacity(IN_FLIGHT_MAX),
             waiting: Vec::new(),
             timeout: spec.timeout,
-        })
+        };
+        // Nothing is there, unless the server has left or breaks the rules. A socket without any peer says so.
+        match lazy.server.as_mut().map(Server::receive) {
+            Some(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                lazy.hang_up(watch, format_args!("{error}"));
+            }
+            Some(Err(source)) => return Err(requests(source)),
+            Some(Ok(Some((chunk, status)))) => lazy.take(chunk, status, watch),
+            Some(Ok(None)) | None => {}
+        }
+        Ok(lazy)
     }
 
     /// A driver is there: listens to the server.
@@ -246,10 +265,10 @@ fn map_table(
     file: File,
     entries: u64,
     protection: libc::c_int,
-) -> Result<MmapRegion<()>, BlockError> {
+) -> Result<ManuallyDrop<MmapRegion<()>>, BlockError> {
     let serial = || serial.to_owned();
     let failed = |source| BlockError::TableMap { serial: serial(), table, source };
-    let bytes = file.metadata().map_err(failed)?.len();
+    let bytes = memory::size(&file).map_err(failed)?;
     // An index has 32 bits on the socket.
     if bytes != entries || u32::try_from(entries).is_err() {
         return Err(BlockError::Table { serial: serial(), table, bytes, entries });
@@ -257,6 +276,7 @@ fn map_table(
     let len = usize::try_from(entries).unwrap_or(usize::MAX);
     let from = FileOffset::new(file, 0);
     MmapRegion::build(Some(from), len, protection, libc::MAP_SHARED)
+        .map(ManuallyDrop::new)
         .map_err(|error| failed(io::Error::other(error)))
 }
 

@@ -12,11 +12,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::ptr::null_mut;
 
 use vm_memory::VolatileSlice;
 use vmm_sys_util::epoll::EventSet;
 
-use super::VsockSpec;
 use crate::virtio::watch::Watch;
 
 /// Event data of the listening socket; connections have slot numbers.
@@ -51,6 +51,14 @@ pub enum VsockError {
         /// Why.
         source: io::Error,
     },
+    /// A port's stream.
+    #[error("wait for nothing on the stream of port {port}")]
+    Port {
+        /// Which one.
+        port: u32,
+        /// Why not.
+        source: io::Error,
+    },
     /// epoll or a timer.
     #[error("watch the host's sockets")]
     Watch {
@@ -61,9 +69,28 @@ pub enum VsockError {
 
 /// A listening socket whose file goes with it.
 #[derive(Debug)]
-struct Listener {
+pub struct Listener {
     socket: UnixListener,
     path: PathBuf,
+}
+
+impl Listener {
+    /// Listens at `path`.
+    ///
+    /// # Errors
+    /// A path that cannot be bound (in use, too long).
+    pub fn bind(path: PathBuf) -> Result<Self, VsockError> {
+        let max = address_bytes_max().saturating_sub(PORT_SUFFIX_BYTES);
+        if path.as_os_str().len() > max {
+            return Err(VsockError::PathTooLong { path, max });
+        }
+        let bound = UnixListener::bind(&path)
+            .and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+        match bound {
+            Ok(socket) => Ok(Listener { socket, path }),
+            Err(source) => Err(VsockError::Listen { path, source }),
+        }
+    }
 }
 
 impl Drop for Listener {
@@ -82,13 +109,18 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub(super) fn new(spec: VsockSpec) -> Result<Self, VsockError> {
-        if spec.guest_cid <= 2 || spec.guest_cid == u32::MAX {
-            return Err(VsockError::Cid(spec.guest_cid));
-        }
-        let ports = spec.ports.into_iter().map(|(port, fd)| (port, UnixStream::from(fd))).collect();
-        let watch = Watch::new().map_err(|source| VsockError::Watch { source })?;
-        Ok(Host { watch, listener: spec.path.map(listen).transpose()?, ports })
+    pub(super) fn new(
+        listener: Option<Listener>,
+        ports: Vec<(u32, OwnedFd)>,
+        watch: Watch,
+    ) -> Result<Self, VsockError> {
+        let stream = |(port, fd)| {
+            let stream = UnixStream::from(fd);
+            stream.set_nonblocking(true).map_err(|source| VsockError::Port { port, source })?;
+            Ok((port, stream))
+        };
+        let ports = ports.into_iter().map(stream).collect::<Result<_, _>>()?;
+        Ok(Host { watch, listener, ports })
     }
 
     /// Lets host programs in. They wait in the socket's backlog until a driver is there.
@@ -111,8 +143,13 @@ impl Host {
 
     /// The next host program that wants in. `None`: there is none now.
     pub(super) fn accept(&self) -> Option<UnixStream> {
-        let (stream, _) = self.listener.as_ref()?.socket.accept().ok()?;
-        Some(stream)
+        let listener = self.listener.as_ref()?;
+        let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+        // SAFETY: nobody asks for the address; the descriptor is open.
+        let fd =
+            unsafe { libc::accept4(listener.socket.as_raw_fd(), null_mut(), null_mut(), flags) };
+        // SAFETY: a descriptor that is new and nobody else's.
+        (fd >= 0).then(|| UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
     /// What the guest reaches at `port`.
@@ -136,19 +173,6 @@ impl Host {
     pub(super) fn watch_room(&self, stream: &UnixStream, data: u64, room: bool) -> io::Result<()> {
         let events = if room { OF_A_STREAM | EventSet::OUT } else { OF_A_STREAM };
         self.watch.change(stream, data, events)
-    }
-}
-
-fn listen(path: PathBuf) -> Result<Listener, VsockError> {
-    let max = address_bytes_max().saturating_sub(PORT_SUFFIX_BYTES);
-    if path.as_os_str().len() > max {
-        return Err(VsockError::PathTooLong { path, max });
-    }
-    let bound =
-        UnixListener::bind(&path).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
-    match bound {
-        Ok(socket) => Ok(Listener { socket, path }),
-        Err(source) => Err(VsockError::Listen { path, source }),
     }
 }
 
@@ -188,24 +212,18 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     }
 }
 
-/// Neither waits, whatever another holder of the same socket did to its flags, nor raises SIGPIPE.
-const NOW: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+// Every stream here waits for nothing: it was made so when it came. `SIGPIPE` is ignored, as in every Rust program. So
+// `read` and `write` will do, which are in the filter anyway.
 
-/// Reads what waits on `stream` without taking it off.
-pub(super) fn peek(stream: &UnixStream, into: &mut [u8]) -> io::Result<usize> {
-    receive_bytes(stream, into, libc::MSG_PEEK)
-}
-
-/// Takes bytes off `stream` that were seen there; false if they are not there any more.
-pub(super) fn consume(stream: &UnixStream, into: &mut [u8]) -> bool {
-    receive_bytes(stream, into, 0).is_ok_and(|count| count == into.len())
-}
-
-fn receive_bytes(stream: &UnixStream, into: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
-    let (to, len) = (into.as_mut_ptr().cast(), into.len());
-    // SAFETY: pointer and length are those of a live, exclusively borrowed slice; the descriptor is open.
-    let got = unsafe { libc::recv(stream.as_raw_fd(), to, len, flags | NOW) };
-    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+/// Reads one byte from `stream`. `None`: its end.
+pub(super) fn receive_byte(stream: &UnixStream) -> io::Result<Option<u8>> {
+    let mut byte = 0_u8;
+    // SAFETY: the pointer is to a byte of our own; the descriptor is open.
+    let got = unsafe { libc::read(stream.as_raw_fd(), (&raw mut byte).cast(), 1) };
+    match usize::try_from(got) {
+        Ok(got) => Ok((got > 0).then_some(byte)),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Reads from `stream` into guest RAM. 0 is the end of the stream.
@@ -213,7 +231,7 @@ pub(super) fn receive(stream: &UnixStream, into: &VolatileSlice<'_, ()>) -> io::
     let guard = into.ptr_guard_mut();
     // SAFETY: the slice covers guest RAM that stays mapped while it is borrowed; the kernel writes there, and no reference to
     // guest RAM exists anywhere. The descriptor is open.
-    let got = unsafe { libc::recv(stream.as_raw_fd(), guard.as_ptr().cast(), into.len(), NOW) };
+    let got = unsafe { libc::read(stream.as_raw_fd(), guard.as_ptr().cast(), into.len()) };
     usize::try_from(got).map_err(|_| io::Error::last_os_error())
 }
 
@@ -221,13 +239,13 @@ pub(super) fn receive(stream: &UnixStream, into: &VolatileSlice<'_, ()>) -> io::
 pub(super) fn send(stream: &UnixStream, from: &VolatileSlice<'_, ()>) -> io::Result<usize> {
     let guard = from.ptr_guard();
     // SAFETY: as for `receive`, with the kernel only reading guest RAM.
-    let sent = unsafe { libc::send(stream.as_raw_fd(), guard.as_ptr().cast(), from.len(), NOW) };
+    let sent = unsafe { libc::write(stream.as_raw_fd(), guard.as_ptr().cast(), from.len()) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
 /// Writes bytes to `stream`, as many as it takes.
 pub(super) fn send_bytes(stream: &UnixStream, from: &[u8]) -> io::Result<usize> {
     // SAFETY: pointer and length are those of a live slice; the descriptor is open.
-    let sent = unsafe { libc::send(stream.as_raw_fd(), from.as_ptr().cast(), from.len(), NOW) };
+    let sent = unsafe { libc::write(stream.as_raw_fd(), from.as_ptr().cast(), from.len()) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }

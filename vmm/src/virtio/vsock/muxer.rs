@@ -12,7 +12,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::{EpollEvent, EventSet};
 
 use super::connection::{Connection, Verdict};
-use super::host::{Host, LISTENER, consume, peek};
+use super::host::{Host, LISTENER, receive_byte};
 use super::limits::{
     CONNECT_LINE_BYTES_MAX, CONNECTIONS_MAX, EVENTS_MAX, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX,
     HOST_PORT_FIRST, REPLIES_MAX,
@@ -52,6 +52,8 @@ enum Tenant {
     Handshake {
         stream: UnixStream,
         deadline: Instant,
+        /// What has come of its line.
+        line: Vec<u8>,
     },
     Connection(Box<Connection>),
 }
@@ -268,7 +270,8 @@ impl Muxer {
                 return;
             };
             let Some(deadline) = Instant::now().checked_add(HANDSHAKE_TIMEOUT) else { return };
-            if let Some(index) = self.insert(Tenant::Handshake { stream, deadline }) {
+            let line = Vec::with_capacity(CONNECT_LINE_BYTES_MAX);
+            if let Some(index) = self.insert(Tenant::Handshake { stream, deadline, line }) {
                 self.handshakes = self.handshakes.saturating_add(1);
                 self.host.watch.arm(deadline);
                 self.shake_hands(index);
@@ -278,24 +281,17 @@ impl Muxer {
 
     /// Reads a host program's `CONNECT <port>\n`, if it is complete, and not a byte more.
     fn shake_hands(&mut self, index: usize) {
-        let Some(Tenant::Handshake { stream, .. }) = self.tenant(index) else { return };
-        let mut line = [0; CONNECT_LINE_BYTES_MAX];
-        let peer_port = match peek(stream, &mut line) {
-            Ok(count) => {
-                let (got, _) = line.split_at_mut(count);
-                match got.iter().position(|&byte| byte == b'\n') {
-                    Some(end) => {
-                        let (text, _) = got.split_at(end);
-                        let port = parse_connect(text);
-                        let (taken, _) = got.split_at_mut(end.saturating_add(1));
-                        port.filter(|_| consume(stream, taken))
-                    }
-                    None if (1..CONNECT_LINE_BYTES_MAX).contains(&count) => return,
-                    None => None,
+        let Some(Tenant::Handshake { stream, line, .. }) = self.tenant(index) else { return };
+        let peer_port = loop {
+            // At most nineteen calls: what follows the line is the guest's.
+            match receive_byte(stream) {
+                Ok(Some(b'\n')) => break parse_connect(line),
+                Ok(Some(byte)) if line.len() < CONNECT_LINE_BYTES_MAX.saturating_sub(1) => {
+                    line.push(byte);
                 }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Ok(_) | Err(_) => break None,
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-            Err(_) => None,
         };
         match peer_port {
             Some(peer_port) => self.request(index, peer_port),
