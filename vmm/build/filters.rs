@@ -7,7 +7,7 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-use crate::table::{Call, Kinds, Rule};
+use super::table::{Call, Kinds, Rule};
 
 /// The filter that allows threads of `kind` what `table` says, but for the rules that `leave_out` names, and nothing else.
 pub(crate) fn allowing<'table>(

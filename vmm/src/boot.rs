@@ -273,20 +273,20 @@ struct Devices {
 
 impl Devices {
     fn take(ahead: &Ahead) -> Result<Self, BootError> {
-        let take = |field, fd: Option<RawFd>| {
-            let failed =
-                |source| move |fd| BootError::Open { field, name: format!("fd:{fd}"), source };
-            fd.map(|fd| adopt(fd).map_err(|source| failed(source)(fd))).transpose()
+        let failed = |field, fd: RawFd| {
+            move |source| BootError::Open { field, name: format!("fd:{fd}"), source }
         };
-        let control = |file: File| {
-            let failed =
-                |source| BootError::Open { field: "control", name: "socket".into(), source };
-            ControlSocket::new(OwnedFd::from(file)).map_err(failed)
+        let take = |field, fd: Option<RawFd>| {
+            fd.map(|fd| adopt(fd).map_err(failed(field, fd))).transpose()
+        };
+        let control = |fd| {
+            let socket = adopt(fd).and_then(|file| ControlSocket::new(OwnedFd::from(file)));
+            socket.map_err(failed("control", fd))
         };
         Ok(Self {
             kvm: take("kvm", ahead.kvm)?.map(OwnedFd::from),
             userfaultfd: take("userfaultfd", ahead.userfaultfd)?,
-            control: take("control", ahead.control)?.map(control).transpose()?,
+            control: ahead.control.map(control).transpose()?,
         })
     }
 }

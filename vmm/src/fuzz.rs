@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStringExt;
 use crate::descriptor::FileRef;
 use crate::kernel::Plan;
 use crate::limits::{
-    MAX_DISK_TIMEOUT_MS, MAX_DISKS, MAX_MEMORY_MIB, MAX_MTU, MAX_PROGRAM_HEADERS, MAX_VCPUS,
-    MAX_VSOCK_PORTS, MIN_MEMORY_MIB, MIN_MTU, SHOWN_VALUE_CHARS,
+    MAX_ASSIGNMENT_BYTES, MAX_DISK_TIMEOUT_MS, MAX_DISKS, MAX_MEMORY_MIB, MAX_MTU,
+    MAX_PROGRAM_HEADERS, MAX_VCPUS, MAX_VSOCK_PORTS, MIN_MEMORY_MIB, MIN_MTU, SHOWN_VALUE_CHARS,
 };
 use crate::memory::kernel_range;
 use crate::spec::{Request, ValidSpec, VmSpec};
@@ -48,6 +48,27 @@ pub fn spec(data: &[u8]) {
             // Escaping makes a character up to ten.
             assert!(text.len() <= SHOWN_VALUE_CHARS * 10 + 400, "an error without end");
         }
+    }
+}
+
+/// Bytes as a shell's assignment with four descriptors: no panic, nothing without bounds, no path, and no descriptor but these.
+pub fn assignment(data: &[u8]) {
+    let parsed = crate::assignment::parse(data);
+    let Ok(Some(options)) = parsed else { return };
+    let bytes: usize = options.iter().map(|option| option.len() + 1).sum();
+    assert!(bytes <= MAX_ASSIGNMENT_BYTES + 1, "options longer than the longest assignment");
+    let shell = ["--shell", "fd:3", "--vcpus", "1", "--memory-mib", "128", "--disks", "2"];
+    let Ok(Request::Run(shell)) = VmSpec::read(shell.map(OsString::from)) else {
+        unreachable!("the shell's own options are right");
+    };
+    let Ok(spec) = shell.validate_shell().and_then(|shell| shell.assign(options, 4)) else {
+        return;
+    };
+    assert!(spec.disks.len() <= 2 && spec.control.is_none() && spec.kvm.is_none(), "a shell's own");
+    assert!((spec.vcpus, spec.memory_bytes) == (1, 128 << 20), "another shape");
+    let files = [Some(&spec.kernel), spec.initrd.as_ref(), spec.marks.as_ref()];
+    for file in files.into_iter().flatten().chain(spec.disks.iter().map(|disk| &disk.file)) {
+        assert!(matches!(file, FileRef::Fd(0..=3)), "{file} did not come along");
     }
 }
 

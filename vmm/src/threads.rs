@@ -26,8 +26,11 @@ impl ThreadId {
     fn own() -> Self {
         // SAFETY: takes nothing, and cannot fail.
         let process = unsafe { libc::getpid() };
+        // Not the C library's `gettid`: the standard library's reference to it is weak, and a static program then has none.
         // SAFETY: as above.
-        Self { process, thread: unsafe { libc::gettid() } }
+        let thread = unsafe { libc::syscall(libc::SYS_gettid) };
+        // The kernel's ids are of this type.
+        Self { process, thread: thread as libc::pid_t }
     }
 
     /// Sends the thread a signal, which must have a handler.

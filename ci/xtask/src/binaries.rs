@@ -15,9 +15,10 @@ use crate::workspace;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// A static program runs on any root, also on one without a C library.
 const STATIC: &str = "-C target-feature=+crt-static";
-/// Sealed programs also have functions with the same instructions once, and the addresses that they correct at their start
-/// packed: 4 % of the VMM.
-const SEALED: &str = "-C target-feature=+crt-static -C link-arg=-Wl,--icf=all -C link-arg=-Wl,-z,pack-relative-relocs";
+/// Sealed programs also have functions with the same instructions once, the addresses that they correct at their start packed,
+/// and no index for unwinding, which they never do: 6 % of the VMM.
+const SEALED: &str = "-C target-feature=+crt-static -C link-arg=-Wl,--icf=all \
+                      -C link-arg=-Wl,-z,pack-relative-relocs -C link-arg=-Wl,--no-eh-frame-hdr";
 /// The program that AWS's extension client is in.
 const EXTENSION: &str = "extension-client";
 

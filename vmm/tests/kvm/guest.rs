@@ -115,6 +115,13 @@ impl Guest {
         Running::of(program(&self.arguments)).until_marked()
     }
 
+    /// As [`Guest::start`], with more arguments.
+    pub(crate) fn start_with(&self, arguments: &[&str]) -> Running {
+        let mut command = program(&self.arguments);
+        command.args(arguments);
+        Running::of(command).until_marked()
+    }
+
     /// Starts the program with a control channel, and waits for nothing.
     pub(crate) fn spawn_controlled(&self) -> (Running, Control) {
         let (ours, theirs) = UnixStream::pair().unwrap();

@@ -10,6 +10,8 @@ mod ends;
 #[cfg(test)]
 mod files;
 #[cfg(test)]
+mod filters;
+#[cfg(test)]
 mod guest;
 #[cfg(test)]
 mod order;
