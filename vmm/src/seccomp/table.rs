@@ -158,6 +158,14 @@ pub const TABLE: &[Call] = &[
                 ],
                 "a lazy disk's table of chunks",
             ),
+            rule(
+                SETUPS,
+                &[
+                    is(2, READ_WRITE, "prot = READ, WRITE"),
+                    is(3, libc::MAP_SHARED as u32, "flags = SHARED"),
+                ],
+                "a lazy disk's table of pages that were read",
+            ),
         ],
     },
     Call {

@@ -199,11 +199,10 @@ impl ValidSpec {
             FileRef::Path(_) => None,
         });
         let lazy = self.disks.iter().filter_map(|disk| disk.lazy.as_ref());
-        let lazy = lazy
-            .flat_map(|lazy| {
-                let both = [("disk presence", lazy.presence), ("disk requests", lazy.requests)];
-                both.into_iter().chain(lazy.reads.map(|fd| ("disk reads", fd)))
-            });
+        let lazy = lazy.flat_map(|lazy| {
+            let both = [("disk presence", lazy.presence), ("disk requests", lazy.requests)];
+            both.into_iter().chain(lazy.reads.map(|fd| ("disk reads", fd)))
+        });
         let ports = self.vsock.iter().flat_map(|vsock| &vsock.ports);
         let single = [
             ("net tap", self.net.as_ref().map(|net| net.tap)),

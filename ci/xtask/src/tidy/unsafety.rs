@@ -13,6 +13,7 @@ const FILES: &[&str] = &[
     "tests/hostile/guest/src/machine.rs",
     "tests/lab/src/qemu.rs",
     "vmm/benches/kvm_order.rs",
+    "vmm/src/assignment.rs",
     "vmm/src/deadline.rs",
     "vmm/src/demand.rs",
     "vmm/src/descriptor.rs",
