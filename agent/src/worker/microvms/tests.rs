@@ -354,7 +354,7 @@ async fn a_container_image_is_its_own_root_and_its_process_is_the_image_s() {
     let arguments = host.arguments().await;
     let disks: Vec<_> = arguments.iter().filter(|it| it.starts_with("path=")).collect();
     let lazy = "path=fd:3,readonly,presence=fd:4,requests=fd:5,reads=fd:6,timeout-ms=65000";
-    assert_eq!(disks, [lazy, "path=fd:7"]);
+    assert_eq!(disks, [lazy, "path=fd:7,encrypted,template=fd:8"]);
     let process = launched.container.unwrap();
     assert_eq!(process.arguments(), b"/entry\0h\0");
     assert_eq!(process.working_directory(), "/w");
@@ -514,7 +514,8 @@ async fn an_image_file_is_no_lazy_disk() {
     let launched = launcher.launch(order(&version)).await.unwrap();
     let arguments = host.arguments().await;
     let disks: Vec<_> = arguments.iter().filter(|it| it.starts_with("path=")).collect();
-    assert_eq!(disks, ["path=fd:3,readonly", "path=fd:4,readonly", "path=fd:5"]);
+    let scratch = "path=fd:5,encrypted,template=fd:6";
+    assert_eq!(disks, ["path=fd:3,readonly", "path=fd:4,readonly", scratch]);
     drop(launched);
     drop(File::open(host.at("code.erofs")).unwrap());
 }
