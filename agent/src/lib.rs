@@ -21,6 +21,8 @@ pub mod doctor;
 pub mod environment;
 pub mod event;
 pub mod fake_guest;
+#[cfg(test)]
+mod fixture;
 pub mod function;
 pub mod fuzz;
 pub mod images;

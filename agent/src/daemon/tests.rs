@@ -11,24 +11,14 @@ use super::start::worker_config;
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::config::place::Places;
+use crate::fixture::folder;
 use crate::worker::api::{Capacity, LeaseStatus, LeaseTimes, WorkerState, WorkerStatus};
 use crate::worker::config::LeaseSource;
-
-/// A folder with files.
-fn files(entries: &[(&str, &str)]) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for (path, text) in entries {
-        let path = folder.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-    folder
-}
 
 #[test]
 fn only_the_vmms_of_the_predecessor_are_found() {
     let vmm = "/usr/lib/votive/bin/votive-vmm";
-    let folder = files(&[
+    let folder = folder(&[
         ("10/cmdline", &format!("{vmm}\0--vcpus\01\0--parent\x00777\0")),
         ("11/cmdline", &format!("{vmm}\0--parent\x00778\0")),
         ("12/cmdline", "/usr/bin/cat\0--parent\x00777\0"),

@@ -1,20 +1,10 @@
 //! Postures of hosts that are folders.
 
 use super::{Files, Flaw, Posture, version};
-
-/// A folder with files.
-fn host(entries: &[(&str, &str)]) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for (path, text) in entries {
-        let path = folder.path().join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-    folder
-}
+use crate::fixture::folder;
 
 fn posture(entries: &[(&str, &str)]) -> Posture {
-    Posture::of(&Files::below(host(entries).path()))
+    Posture::of(&Files::below(folder(entries).path()))
 }
 
 const SWAPS: &str = "Filename Type Size Used Priority\n";
