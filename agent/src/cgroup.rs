@@ -6,18 +6,19 @@
 //!     votive-environments/          locked by the agent that uses it
 //!       <environment>/              cpu.max, memory.max, pids.max; its VMM joins it before anything else
 //! ```
-//! A VMM is started outside and moves itself in, through an inherited `cgroup.procs` (`votive-vmm --cgroup`), while it has one
-//! thread and no memory to speak of. Groups that an agent left behind when it was killed are ended by the next one.
+//! A VMM in a jail is started in its group. Without a jail it is started outside and moves itself in, through an inherited
+//! `cgroup.procs` (`votive-vmm --cgroup`), while it has one thread and no memory to speak of. Groups that an agent left behind when it was killed are ended by the next one.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 
 mod place;
 #[cfg(test)]
@@ -112,6 +113,8 @@ pub struct CgroupSpec {
 #[derive(Clone, Debug)]
 pub struct Cgroups {
     environments: PathBuf,
+    /// A line of `io.max`.
+    io_max: Option<String>,
     /// Holds the lock.
     _lock: Arc<File>,
 }
@@ -147,6 +150,14 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError`]: cgroup v2 is not there, not delegated, or in use.
     pub fn open(root: Option<&Path>) -> Result<Self, CgroupError> {
+        Self::open_with(root, None)
+    }
+
+    /// The same, where each environment's group has this line in its `io.max`, if there is the controller `io`.
+    ///
+    /// # Errors
+    /// As [`Cgroups::open`].
+    pub fn open_with(root: Option<&Path>, io_max: Option<&str>) -> Result<Self, CgroupError> {
         let root = place::find(root)?;
         place::delegate(&root)?;
         let environments = root.join(ENVIRONMENTS);
@@ -154,7 +165,17 @@ impl Cgroups {
         let lock = lock(&environments)?;
         place::delegate(&environments)?;
         sweep(&environments)?;
-        Ok(Self { environments, _lock: Arc::new(lock) })
+        let io_max = match io_max {
+            Some(line) if place::delegate_io(&root)? && place::delegate_io(&environments)? => {
+                Some(line.to_owned())
+            }
+            Some(_) => {
+                tracing::warn!("there is no controller io: isolation.io_max does not hold");
+                None
+            }
+            None => None,
+        };
+        Ok(Self { environments, io_max, _lock: Arc::new(lock) })
     }
 
     /// Makes a group.
@@ -168,7 +189,10 @@ impl Cgroups {
         }
         let path = self.environments.join(&spec.name);
         fs::create_dir(&path).map_err(failed("make", &path))?;
-        let group = limit(&path, spec);
+        let group = limit(&path, spec).and_then(|group| {
+            self.io_max.iter().try_for_each(|line| write(&path.join("io.max"), line))?;
+            Ok(group)
+        });
         if group.is_err() {
             // The reason is in the error. A group that stays is swept at the next start.
             let _ = fs::remove_dir(&path);
@@ -188,8 +212,7 @@ fn limit(path: &Path, spec: &CgroupSpec) -> Result<EnvironmentCgroup, CgroupErro
             if [ErrorKind::NotFound, ErrorKind::PermissionDenied].contains(&source.kind()) => {}
         written => written?,
     }
-    let threads = u64::from(spec.vcpus) + u64::from(spec.disks) + THREADS_MAX;
-    write(&path.join("pids.max"), &threads.to_string())?;
+    write(&path.join("pids.max"), &threads_max(spec.vcpus, spec.disks).to_string())?;
     let cpu_max = path.join("cpu.max");
     let file = OpenOptions::new().write(true).open(&cpu_max).map_err(failed("open", &cpu_max))?;
     let cpu_max = Arc::new(CpuMax { file, quota_us: quota_us(spec.memory_mb) });
@@ -203,6 +226,12 @@ pub fn quota_us(memory_mb: u32) -> u64 {
     ((share + MEMORY_OF_ONE_CPU_MB / 2) / MEMORY_OF_ONE_CPU_MB).max(QUOTA_MIN_US)
 }
 
+/// The most threads that a VMM may have.
+#[must_use]
+pub fn threads_max(vcpus: u32, disks: u32) -> u64 {
+    u64::from(vcpus) + u64::from(disks) + THREADS_MAX
+}
+
 /// What a VMM with so much guest memory may use in all, in bytes.
 fn memory_max_bytes(guest_memory_mib: u32) -> u64 {
     let guest = u64::from(guest_memory_mib) << 20;
@@ -210,7 +239,17 @@ fn memory_max_bytes(guest_memory_mib: u32) -> u64 {
 }
 
 impl EnvironmentCgroup {
-    /// The file that a VMM joins the group through, for [`crate::microvm::MicrovmSpec::cgroup`].
+    /// The opened folder of the group, which a VMM is started in ([`crate::jail::Jail::cgroup`]).
+    ///
+    /// # Errors
+    /// [`CgroupError::Io`]
+    pub fn folder(&self) -> Result<OwnedFd, CgroupError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&self.path, flags, Mode::empty());
+        opened.map_err(|error| failed("open", &self.path)(error.into()))
+    }
+
+    /// The file that a VMM without a jail joins the group through, for [`crate::microvm::MicrovmSpec::cgroup`].
     ///
     /// # Errors
     /// [`CgroupError::Io`]

@@ -14,6 +14,7 @@ use crate::doctor;
 use crate::function::{FunctionError, FunctionSpec};
 use crate::images::{FOLDER_VARIABLE, Images, ImagesError};
 use crate::invocation::Answered;
+use crate::jail::{JailError, Jails, UidRange};
 use crate::limits::{INIT_TIMEOUT_DEFAULT_S, MEMORY_DEFAULT_MB, TIMEOUT_DEFAULT_S};
 use crate::posture::{self, Posture};
 use crate::report::LogFormat;
@@ -122,6 +123,25 @@ struct RunArguments {
     /// Keep the guest's console in a new folder here, votive-logs-PID (slows the guest down)
     #[arg(long)]
     keep_logs: bool,
+    /// Whether the VMM runs in a jail, which takes root (docs/jail.md)
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
+    jail: JailArgument,
+}
+
+/// What makes the VMM's jail; without one, a line says why, unless none was wanted.
+fn find_jails(mode: JailArgument, images: &Images) -> Result<Option<Jails>, JailError> {
+    if mode == JailArgument::Off {
+        return Ok(None);
+    }
+    let jails = Jails::new(&images.jailer(), UidRange::default());
+    match jails.check() {
+        Ok(()) => Ok(Some(jails)),
+        Err(error) if mode == JailArgument::Required => Err(error),
+        Err(error) => {
+            tracing::warn!("the microVM has no jail: {}", with_causes(&error));
+            Ok(None)
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -152,6 +172,17 @@ struct DoctorArguments {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// Whether a VMM is jailed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum JailArgument {
+    /// Where a jail can be made
+    Auto,
+    /// It fails where none can be made
+    Required,
+    /// Never
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -232,6 +263,10 @@ fn run_command(arguments: &RunArguments) -> u8 {
         Ok(images) => RunSpec { images, ..spec },
         Err(error) => return fail(&error),
     };
+    let spec = match find_jails(arguments.jail, &spec.images) {
+        Ok(jails) => RunSpec { jails, ..spec },
+        Err(error) => return fail(&error),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = match runtime {
         Ok(runtime) => runtime.block_on(async {
@@ -293,6 +328,7 @@ fn read_spec(arguments: &RunArguments) -> Result<RunSpec, UsageError> {
         payload,
         log: (!arguments.quiet).then_some(format),
         keep_logs: arguments.keep_logs.then(folder),
+        jails: None,
     })
 }
 

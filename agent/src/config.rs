@@ -15,7 +15,7 @@ use crate::limits::{
     RESERVATION_LIFETIME, TIMEOUT_MAX_S,
 };
 use crate::posture::Flaw;
-use value::{HumanDuration, HumanSize, Listen, SocketPath};
+use value::{HumanDuration, HumanSize, Listen, SocketPath, Users};
 
 pub mod check;
 pub mod parse;
@@ -46,6 +46,8 @@ pub struct Config {
     pub capacity: Capacity,
     /// How long execution environments are kept and waited for.
     pub environments: Environments,
+    /// What stands between a VMM and the host.
+    pub isolation: Isolation,
     /// Where code that is registered as an artifact comes from, and how it is served to microVMs while they run.
     pub artifacts: Artifacts,
     /// The socket that the worker is driven by: gRPC over mutual TLS 1.3 with AES-256-GCM.
@@ -144,6 +146,35 @@ pub enum Cgroups {
     /// yes, where the host allows it; where not, the log says so once
     Auto,
     /// yes; where the host does not allow it, the worker does not start
+    Required,
+    /// no
+    Off,
+}
+
+/// What stands between a VMM and the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Isolation {
+    /// Whether each VMM runs in a jail of its own (docs/jail.md), which takes root, or CAP_SETUID and CAP_SETGID.
+    pub jail: JailMode,
+    /// The users of the jails, each one's at a time: more than capacity.environments, and nobody else's on this host.
+    pub uids: Users,
+    /// The program that makes jails. Without it, bin/votive-jailer in the folder with images.
+    #[schemars(extend("format" = "path"))]
+    pub jailer: Option<PathBuf>,
+    /// What each microVM may read and write of a disk of the host, as a line of the kernel's io.max:
+    /// "8:0 rbps=200000000 wbps=100000000". Without it, or without the controller io, only the limits of its own disks hold.
+    pub io_max: Option<String>,
+}
+
+/// Whether VMMs are jailed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum JailMode {
+    /// yes, where a jail can be made; where not, the log says so once
+    #[default]
+    Auto,
+    /// yes; where no jail can be made, the worker does not start
     Required,
     /// no
     Off,

@@ -21,7 +21,7 @@ use crate::cgroup::{CgroupError, Cgroups};
 use crate::config::check;
 use crate::config::place::{NoPlace, Places, Surroundings};
 use crate::config::value::Listen;
-use crate::config::{self, Config, ConfigError, OnFlaw};
+use crate::config::{self, Config, ConfigError, JailMode, OnFlaw};
 use crate::control::{ControlError, ControlLimits, ControlServer, ControlSpec, Renewal};
 use crate::daemon::endpoint::Endpoint;
 use crate::daemon::lock::{LockError, StateLock};
@@ -29,10 +29,12 @@ use crate::daemon::pulse::Pulse;
 use crate::daemon::signals::{Asked, Signals};
 use crate::doctor::{self, Finding};
 use crate::images::{Images, ImagesError};
+use crate::jail::{JailError, Jails};
 use crate::metrics::exporter::{Exporter, ExporterError, UPKEEP_INTERVAL};
 use crate::metrics::host;
 use crate::posture::{self, Posture};
 use crate::worker::WorkerHandle;
+use crate::worker::microvms::HostParts;
 
 mod artifacts;
 pub mod cli;
@@ -119,6 +121,9 @@ pub enum DaemonError {
     /// The control groups, which the configuration requires.
     #[error("microVMs cannot have control groups, which environments.cgroups requires")]
     Cgroups(#[source] CgroupError),
+    /// The jails, which the configuration requires.
+    #[error("microVMs cannot have jails, which isolation.jail requires")]
+    Jail(#[source] JailError),
     /// The artifacts.
     #[error(transparent)]
     Artifacts(#[from] artifacts::ArtifactsError),
@@ -154,12 +159,12 @@ pub fn run(config: &Config) -> Result<DaemonEnd, DaemonError> {
     let posture = look_at_host(config, &images)?;
     let lock = StateLock::take(&places.state_dir)?;
     leftovers::sweep(&lock, images.vmm(), &places.state_dir);
-    let cgroups = open_cgroups(config)?;
+    let host = HostParts { cgroups: open_cgroups(config)?, jails: find_jails(config, &images)? };
     let origin = artifacts::open(config, &places)?;
     // Several threads: a guest's TLS or a large payload on one of them holds up no other guest.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(DaemonError::Loop)?;
-    let serving = serve(config, &places, &posture, images, cgroups, origin);
+    let serving = serve(config, &places, &posture, images, host, origin);
     let ended = runtime.block_on(serving);
     // A task that still computes cannot hold the process back.
     runtime.shutdown_timeout(END_PATIENCE);
@@ -194,13 +199,32 @@ fn look_at_host(config: &Config, images: &Images) -> Result<Posture, DaemonError
 
 /// The place of microVMs' control groups, if they are to have any.
 fn open_cgroups(config: &Config) -> Result<Option<Cgroups>, DaemonError> {
-    let open = || Cgroups::open(config.environments.cgroup_root.as_deref());
+    let root = config.environments.cgroup_root.as_deref();
+    let open = || Cgroups::open_with(root, config.isolation.io_max.as_deref());
     match config.environments.cgroups {
         config::Cgroups::Off => Ok(None),
         config::Cgroups::Required => open().map(Some).map_err(DaemonError::Cgroups),
         config::Cgroups::Auto => Ok(open()
             .inspect_err(|error| {
                 tracing::warn!(reason = with_causes(error), "microVMs have no control groups");
+            })
+            .ok()),
+    }
+}
+
+/// What makes jails, if microVMs are to have them.
+fn find_jails(config: &Config, images: &Images) -> Result<Option<Jails>, DaemonError> {
+    let jailer = config.isolation.jailer.clone().unwrap_or_else(|| images.jailer());
+    let jails = || {
+        let jails = Jails::new(&jailer, config.isolation.uids.0);
+        jails.check().map(|()| jails)
+    };
+    match config.isolation.jail {
+        JailMode::Off => Ok(None),
+        JailMode::Required => jails().map(Some).map_err(DaemonError::Jail),
+        JailMode::Auto => Ok(jails()
+            .inspect_err(|error| {
+                tracing::warn!(reason = with_causes(error), "microVMs have no jails");
             })
             .ok()),
     }
@@ -220,7 +244,7 @@ async fn serve(
     places: &Places,
     posture: &Posture,
     images: Images,
-    cgroups: Option<Cgroups>,
+    host: HostParts,
     origin: Option<Origin>,
 ) -> Result<DaemonEnd, DaemonError> {
     let mut signals = Signals::listen().map_err(DaemonError::Loop)?;
@@ -231,7 +255,7 @@ async fn serve(
     let addresses: Vec<_> = control.addresses().iter().map(ToString::to_string).collect();
     let artifacts = origin.as_ref().map(|origin| origin.artifacts().clone());
     let (worker, mut ended) =
-        start::start(config, places, images, cgroups, origin).map_err(DaemonError::Worker)?;
+        start::start(config, places, images, host, origin).map_err(DaemonError::Worker)?;
     let around = Around::start(&worker, control, metrics, exporter, artifacts);
     // The first answer: from here on readiness is true, and systemd is told.
     around.pulse.beat(&worker).await;

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::causes::with_causes;
 use crate::clock::Moment;
 use crate::images::Images;
+use crate::jail::{Jails, UidRange};
 
 #[cfg(test)]
 mod tests;
@@ -124,6 +126,7 @@ pub fn diagnose(images: &Images) -> Diagnosis {
     findings.push(images_finding(images));
     findings.push(memory_finding());
     findings.push(cgroup_finding());
+    findings.push(jail_finding(&Jails::new(&images.jailer(), UidRange::default())));
     Diagnosis { kind, reason, findings }
 }
 
@@ -153,7 +156,7 @@ fn probe_kvm(vmm: &Path) -> Probe {
 }
 
 /// Runs a command that says little, no longer than [`PROBE_TIMEOUT`].
-fn bounded_output(command: &mut Command) -> std::io::Result<Output> {
+pub(crate) fn bounded_output(command: &mut Command) -> std::io::Result<Output> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     let started = Moment::now();
@@ -291,4 +294,24 @@ fn cgroup_finding() -> Finding {
         ),
     };
     Finding { subject: "cgroup", ok, text, fix }
+}
+
+/// Whether a VMM can be jailed, found out by making a jail.
+fn jail_finding(jails: &Jails) -> Finding {
+    match jails.check() {
+        Ok(()) => Finding {
+            subject: "jail",
+            ok: true,
+            text: String::from("a jail of namespaces, Landlock and a user of its own can be made"),
+            fix: None,
+        },
+        Err(error) => Finding {
+            subject: "jail",
+            ok: false,
+            text: with_causes(&error),
+            fix: Some(String::from(
+                "run as root, or with CAP_SETUID and CAP_SETGID, on Linux 5.13 or later with user namespaces",
+            )),
+        },
+    }
 }

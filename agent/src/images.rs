@@ -1,4 +1,4 @@
-//! The folder that holds a worker's images: kernel, initramfs, runtimes, and the VMM.
+//! The folder that holds a worker's images: kernel, initramfs, runtimes, the VMM and its jailer.
 
 use std::path::{Path, PathBuf};
 
@@ -62,6 +62,12 @@ impl Images {
     #[must_use]
     pub fn vmm(&self) -> &Path {
         &self.vmm
+    }
+
+    /// The program that makes jails.
+    #[must_use]
+    pub fn jailer(&self) -> PathBuf {
+        self.folder.join("bin").join("votive-jailer")
     }
 
     /// The guest's kernel.

@@ -27,6 +27,7 @@ pub mod function;
 pub mod fuzz;
 pub mod images;
 pub mod invocation;
+pub mod jail;
 pub mod limits;
 pub mod link;
 pub mod log;

@@ -1,16 +1,16 @@
 //! One microVM's process: `votive-vmm`, started with everything it needs as inherited descriptors.
 //!
-//! It gets its disks opened, one end of a socket pair for the guest link and of another for its control, and a pipe for its marks: no path of the host is
-//! told to it but those of the kernel and the initramfs, and no file or socket is left when it ends. It is killed and reaped on
-//! every path out of here; should the agent itself be killed, the kernel kills it (`--parent`); should the agent hang, it ends
-//! itself at its deadline.
+//! It gets kernel, initramfs and disks opened, one end of a socket pair for the guest link and of another for its control, and a
+//! pipe for its marks: no path of the host is told to it, and no file or socket is left when it ends. It runs in a jail
+//! ([`crate::jail`]) if its spec has one. It is killed and reaped on every path out of here; should the agent itself be killed, the
+//! kernel kills it (`--parent`); should the agent hang, it ends itself at its deadline.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,19 +18,24 @@ use command_fds::{CommandFdExt, FdMapping};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use votive_protocol::AGENT_PORT;
 
+use crate::cgroup::threads_max;
 use crate::clock::{BootTime, Moment};
 use crate::function::Function;
 use crate::images::Images;
+use crate::jail::{Ended, Execution, Jail, JailError};
 use crate::limits::{MARK_LINE_MAX, MARKS_MAX, PIPE_GRACE, VMM_STDERR_MAX};
 
 mod control;
+mod process;
 #[cfg(test)]
 mod tests;
+
+use process::Process;
 
 pub use control::{ControlError, ControlReceiver, ControlRequest, ControlSender, MicrovmControl};
 
@@ -62,8 +67,10 @@ pub struct MicrovmSpec {
     pub kernel_memory: KernelMemory,
     /// When it ends itself, whatever the agent does.
     pub deadline: Option<BootTime>,
-    /// The `cgroup.procs` of the control group that it joins before anything else ([`crate::cgroup`]).
+    /// The `cgroup.procs` of the control group that it joins before anything else ([`crate::cgroup`]); not for one in a jail.
     pub cgroup: Option<File>,
+    /// Its jail; it is a process as any other without.
+    pub jail: Option<Jail>,
 }
 
 impl MicrovmSpec {
@@ -81,6 +88,7 @@ impl MicrovmSpec {
             kernel_memory: KernelMemory::default(),
             deadline: None,
             cgroup: None,
+            jail: None,
         }
     }
 }
@@ -90,9 +98,11 @@ impl MicrovmSpec {
 pub enum KernelMemory {
     /// Its pages are the host's page cache until they are written: the first guest instruction comes soonest.
     Mapped,
-    /// What Linux writes early is copied to huge pages: PID 1 runs soonest.
+    /// What Linux writes early is copied to huge pages before the first guest instruction.
     #[default]
     Copied,
+    /// The same on demand while the guest runs, as far as the VMM may be told of its accesses.
+    Demand,
 }
 
 /// A disk, opened.
@@ -138,7 +148,7 @@ pub struct LazyDisk {
 /// A running microVM.
 #[derive(Debug)]
 pub struct Microvm {
-    child: Child,
+    process: Process,
     stderr: tokio::task::JoinHandle<Vec<u8>>,
     marks: tokio::task::JoinHandle<Vec<Mark>>,
 }
@@ -203,6 +213,24 @@ pub enum MicrovmError {
     /// A socket pair or a pipe could not be made.
     #[error("the microVM's channels cannot be made")]
     Channels(#[source] std::io::Error),
+    /// The kernel or the initramfs.
+    #[error("{path} cannot be opened")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The jail.
+    #[error("{vmm} cannot be jailed{said}")]
+    Jail {
+        /// The program.
+        vmm: PathBuf,
+        /// What the jailer said, after a colon.
+        said: String,
+        /// Why.
+        source: JailError,
+    },
     /// The VMM's program could not be started.
     #[error("{vmm} cannot be started")]
     Spawn {
@@ -217,44 +245,78 @@ impl Microvm {
     /// Starts a microVM.
     ///
     /// # Errors
-    /// [`MicrovmError`]; nothing is left running then.
-    pub fn spawn(spec: MicrovmSpec) -> Result<Spawned, MicrovmError> {
+    /// [`MicrovmError`]; nothing is left running then, nor when this is dropped before its end.
+    pub async fn spawn(spec: MicrovmSpec) -> Result<Spawned, MicrovmError> {
         let (link, guest_end) = UnixStream::pair().map_err(MicrovmError::Channels)?;
         let guest_end = guest_end.into_std().map_err(MicrovmError::Channels)?;
         let (control, control_end) = UnixStream::pair().map_err(MicrovmError::Channels)?;
         let control_end = control_end.into_std().map_err(MicrovmError::Channels)?;
         let (marks_writer, marks) = pipe::pipe().map_err(MicrovmError::Channels)?;
         let marks_writer = marks_writer.into_blocking_fd().map_err(MicrovmError::Channels)?;
+        let (stderr_writer, stderr) = pipe::pipe().map_err(MicrovmError::Channels)?;
+        let stderr_writer = stderr_writer.into_blocking_fd().map_err(MicrovmError::Channels)?;
 
+        let disks = u32::try_from(spec.disks.len()).unwrap_or(u32::MAX);
         let mut inherited = Inherited::default();
-        let mut command = Command::new(&spec.vmm);
-        command.args(arguments(&spec));
-        let console = spec.console;
+        let mut arguments = arguments(&spec);
+        let mut option = |name: &str, value: String| {
+            arguments.push(name.into());
+            arguments.push(value.into());
+        };
+        for (name, path) in [("--kernel", &spec.kernel), ("--initrd", &spec.initrd)] {
+            let file = File::open(path)
+                .map_err(|source| MicrovmError::File { path: path.clone(), source })?;
+            option(name, inherited.add(file.into()));
+        }
         for disk in spec.disks {
-            command.arg("--disk").arg(disk_option(disk, &mut inherited));
+            option("--disk", disk_option(disk, &mut inherited));
         }
         let guest_end = inherited.add(guest_end.into());
-        command.arg("--vsock").arg(format!("cid={GUEST_CID},port={AGENT_PORT}:{guest_end}"));
-        command.arg("--marks").arg(inherited.add(marks_writer));
-        if let Some(console) = console {
-            command.arg("--console").arg(inherited.add(console.into()));
+        option("--vsock", format!("cid={GUEST_CID},port={AGENT_PORT}:{guest_end}"));
+        option("--marks", inherited.add(marks_writer));
+        if let Some(console) = spec.console {
+            option("--console", inherited.add(console.into()));
         }
-        command.arg("--control").arg(inherited.add(control_end.into()));
+        option("--control", inherited.add(control_end.into()));
         if let Some(cgroup) = spec.cgroup {
-            command.arg("--cgroup").arg(inherited.add(cgroup.into()));
+            option("--cgroup", inherited.add(cgroup.into()));
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        command.env_clear().kill_on_drop(true);
-
+        let stderr = tokio::spawn(last_bytes(stderr));
         let at = Moment::now();
-        let spawned = inherited.map_into(&mut command).and_then(|command| command.spawn());
-        let mut child = spawned.map_err(|source| MicrovmError::Spawn { vmm: spec.vmm, source })?;
-        let stderr = child.stderr.take();
-        let microvm = Self {
-            child,
-            stderr: tokio::spawn(async move { last_bytes(stderr).await }),
-            marks: tokio::spawn(read_marks(marks)),
+        let process = match spec.jail {
+            None => {
+                let mut command = Command::new(&spec.vmm);
+                command.args(arguments);
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr_writer);
+                command.env_clear().kill_on_drop(true);
+                let spawned = inherited.map_into(&mut command).and_then(|command| command.spawn());
+                let child =
+                    spawned.map_err(|source| MicrovmError::Spawn { vmm: spec.vmm, source })?;
+                Process::Child(child)
+            }
+            Some(jail) => {
+                let execution = Execution {
+                    program: &spec.vmm,
+                    arguments,
+                    descriptors: inherited.descriptors,
+                    stderr: stderr_writer,
+                    threads: threads_max(spec.vcpus, disks),
+                    userfaultfd: spec.kernel_memory == KernelMemory::Demand
+                        && jail.jails.have_userfaultfd(),
+                };
+                match jail.execute(execution).await {
+                    Ok(jailed) => Process::Jailed(jailed),
+                    Err(source) => {
+                        let said = timeout(PIPE_GRACE, stderr).await.map(Result::unwrap_or_default);
+                        let said = last_line(&said.unwrap_or_default());
+                        let said = if said.is_empty() { said } else { format!(": {said}") };
+                        return Err(MicrovmError::Jail { vmm: spec.vmm, said, source });
+                    }
+                }
+            }
         };
+        let marks = tokio::spawn(read_marks(marks));
+        let microvm = Self { process, stderr, marks };
         let control = MicrovmControl::new(control);
         Ok(Spawned { microvm, link, control, at })
     }
@@ -262,52 +324,32 @@ impl Microvm {
     /// The process id, until it is reaped.
     #[must_use]
     pub fn process_id(&self) -> Option<u32> {
-        self.child.id()
-    }
-
-    fn kill(&mut self) {
-        if let Err(error) = self.child.start_kill() {
-            // It has been reaped: there is nothing to kill.
-            tracing::debug!(%error, "votive-vmm was not killed");
-        }
+        self.process.id()
     }
 
     /// Waits for the process's end and reaps it; kills it when `kill` says so.
     pub async fn wait(mut self, kill: Arc<Notify>) -> MicrovmEnd {
-        let status = loop {
+        let ended = loop {
             tokio::select! {
-                status = self.child.wait() => break status,
-                () = kill.notified() => self.kill(),
+                ended = self.process.ended() => break ended,
+                () = kill.notified() => self.process.kill(),
             }
         };
         // The pipes end with the process, and are waited for no longer than that takes.
         let stderr = timeout(PIPE_GRACE, self.stderr).await.map(Result::unwrap_or_default);
         let marks = timeout(PIPE_GRACE, self.marks).await.map(Result::unwrap_or_default);
-        end(status.ok(), &stderr.unwrap_or_default(), marks.unwrap_or_default())
-    }
-}
-
-fn end(status: Option<ExitStatus>, stderr: &[u8], marks: Vec<Mark>) -> MicrovmEnd {
-    use std::os::unix::process::ExitStatusExt;
-    MicrovmEnd {
-        code: status.and_then(|status| status.code()),
-        signal: status.and_then(|status| status.signal()),
-        reason: last_line(stderr),
-        marks,
+        let Ended { code, signal } = ended;
+        let reason = last_line(&stderr.unwrap_or_default());
+        MicrovmEnd { code, signal, reason, marks: marks.unwrap_or_default() }
     }
 }
 
 fn arguments(spec: &MicrovmSpec) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = Vec::new();
-    let mut option = |name: &str, value: &Path| {
-        arguments.push(name.into());
-        arguments.push(value.into());
-    };
-    option("--kernel", &spec.kernel);
-    option("--initrd", &spec.initrd);
     let kernel_memory = match spec.kernel_memory {
         KernelMemory::Mapped => "mapped",
         KernelMemory::Copied => "copied",
+        KernelMemory::Demand => "demand",
     };
     let deadline = spec.deadline.map(|at| ("--deadline", at.nanoseconds().to_string()));
     for (name, value) in [
@@ -347,28 +389,29 @@ fn disk_option(disk: Disk, inherited: &mut Inherited) -> String {
 /// Descriptors on their way to a child.
 #[derive(Default)]
 struct Inherited {
-    mappings: Vec<FdMapping>,
+    descriptors: Vec<OwnedFd>,
 }
 
 impl Inherited {
     /// Hands `parent_fd` on; gives the name that the child knows it by.
-    fn add(&mut self, parent_fd: OwnedFd) -> String {
-        let index = i32::try_from(self.mappings.len()).unwrap_or(i32::MAX);
-        let child_fd = FIRST_FD.saturating_add(index);
-        self.mappings.push(FdMapping { parent_fd, child_fd });
-        format!("fd:{child_fd}")
+    fn add(&mut self, descriptor: OwnedFd) -> String {
+        self.descriptors.push(descriptor);
+        format!("fd:{}", FIRST_FD.saturating_add(self.last_index()))
+    }
+
+    fn last_index(&self) -> i32 {
+        i32::try_from(self.descriptors.len().saturating_sub(1)).unwrap_or(i32::MAX)
     }
 
     fn map_into(self, command: &mut Command) -> std::io::Result<&mut Command> {
-        command.fd_mappings(self.mappings).map_err(std::io::Error::other)
+        let mappings = (FIRST_FD..).zip(self.descriptors);
+        let mappings = mappings.map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd });
+        command.fd_mappings(mappings.collect()).map_err(std::io::Error::other)
     }
 }
 
 /// Reads to the end and keeps the last bytes.
-async fn last_bytes(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let Some(mut stream) = stream else {
-        return Vec::new();
-    };
+async fn last_bytes(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
     let mut kept = VecDeque::with_capacity(VMM_STDERR_MAX);
     let mut buffer = [0; 1024];
     while let Ok(len @ 1..) = stream.read(&mut buffer).await {
@@ -382,7 +425,10 @@ async fn last_bytes(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
 fn last_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    let line = line.strip_prefix("votive-vmm: ").unwrap_or(line);
+    let line = ["votive-vmm: ", "votive-jailer: "]
+        .into_iter()
+        .find_map(|name| line.strip_prefix(name))
+        .unwrap_or(line);
     line.chars().filter(|c| !c.is_control()).collect()
 }
 

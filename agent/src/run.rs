@@ -18,6 +18,7 @@ use crate::event::GoneReason;
 use crate::function::Function;
 use crate::images::{Images, ImagesError};
 use crate::invocation::{Condition, InvocationSpec, Outcome, never_begun};
+use crate::jail::{Jail, Jails};
 use crate::limits::{ORDERS_WAITING_MAX, PARTS_WAITING_MAX};
 use crate::link::Request;
 use crate::log::LogWriter;
@@ -46,6 +47,8 @@ pub struct RunSpec {
     pub log: Option<LogFormat>,
     /// The folder for the guest's console.
     pub keep_logs: Option<PathBuf>,
+    /// What makes the VMM's jail, if it is to have one.
+    pub jails: Option<Jails>,
 }
 
 /// A function's code.
@@ -146,7 +149,7 @@ impl Interrupts {
 pub async fn run(spec: RunSpec, interrupts: &mut Interrupts) -> Result<RunEnd, RunError> {
     let begun = Moment::now();
     let (spec, microvm_spec) = prepare(spec, interrupts).await?;
-    let started = Session::start(spec, microvm_spec, begun)?;
+    let started = Session::start(spec, microvm_spec, begun).await?;
     started.serve(interrupts).await
 }
 
@@ -184,7 +187,9 @@ fn open_everything(spec: &RunSpec) -> Result<MicrovmSpec, RunError> {
     };
     let scratch = scratch::create(function.scratch_bytes())?;
     let disks = disks(runtime, Disk::new(code, true), None, scratch);
-    Ok(MicrovmSpec { console, ..MicrovmSpec::new(images, function, disks) })
+    // Without a control group: one that it may write is not every operator's.
+    let jail = spec.jails.clone().map(|jails| Jail::new(jails, None));
+    Ok(MicrovmSpec { console, jail, ..MicrovmSpec::new(images, function, disks) })
 }
 
 fn create_console(folder: &Path) -> Result<File, RunError> {
@@ -226,8 +231,12 @@ const ENVIRONMENT: EnvironmentId = EnvironmentId(1);
 const NEVER_ASKED: Duration = Duration::from_secs(1);
 
 impl Session {
-    fn start(spec: RunSpec, microvm_spec: MicrovmSpec, begun: Moment) -> Result<Self, RunError> {
-        let mut launched = launched(Microvm::spawn(microvm_spec)?, mounts(false));
+    async fn start(
+        spec: RunSpec,
+        microvm_spec: MicrovmSpec,
+        begun: Moment,
+    ) -> Result<Self, RunError> {
+        let mut launched = launched(Microvm::spawn(microvm_spec).await?, mounts(false));
         // A guest with one invocation has nothing to be paused for.
         let control = launched.control.take().ok_or(RunError::NoControl)?;
         let function = Arc::new(spec.function.clone());

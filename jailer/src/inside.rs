@@ -12,8 +12,8 @@ use landlock::{
 };
 use rustix::fs::Mode;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_remount, move_mount, unmount,
 };
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, Gid, Uid};
@@ -28,6 +28,10 @@ const HOST_NAME: &[u8] = b"votive";
 const LANDLOCK: ABI = ABI::V9;
 /// The capabilities' numbers end where the kernel says so, and here.
 const CAPABILITIES_MAX: u32 = 64;
+/// The only folder of the jail's file system.
+const FOLDER: &str = "jail";
+/// Nobody may write it.
+const FOLDER_MODE: Mode = Mode::from_raw_mode(0o555);
 /// Signals that wait: the VMM's timers have one each.
 const SIGPENDING: u64 = 64;
 
@@ -106,20 +110,22 @@ fn become_user(spec: &JailSpec) -> Result<(), JailError> {
 }
 
 /// Makes an empty file system that nobody can write the root, and takes everything else away.
+///
+/// The root is a folder of it, and not all of it: who is not at the root of the mount namespace can make no user namespace
+/// (`create_user_ns` in kernel/user_namespace.c), in which all capabilities would be had anew.
 fn empty_root() -> Result<(), JailError> {
     let act = "make the empty root";
     let system = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(refused(act))?;
-    for (key, value) in [("size", "4k"), ("nr_inodes", "1"), ("mode", "0555")] {
+    for (key, value) in [("size", "4k"), ("nr_inodes", "2"), ("mode", "0555")] {
         fsconfig_set_string(system.as_fd(), key, value).map_err(refused(act))?;
     }
-    fsconfig_set_flag(system.as_fd(), "ro").map_err(refused(act))?;
     fsconfig_create(system.as_fd()).map_err(refused(act))?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let root =
         fsmount(system.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(refused(act))?;
+    rustix::fs::mkdirat(root.as_fd(), FOLDER, FOLDER_MODE).map_err(refused(act))?;
     // Over the old root, which no path leads to the top of: the descriptor does.
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(root.as_fd(), "", rustix::fs::CWD, "/", flags)
@@ -128,6 +134,9 @@ fn empty_root() -> Result<(), JailError> {
     // The old root ends up on top of the new one, from where it is taken away with all that is mounted below.
     rustix::process::pivot_root(".", ".").map_err(refused("change the root"))?;
     unmount(".", UnmountFlags::DETACH).map_err(refused("leave the old root"))?;
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    mount_remount("/", flags | MountFlags::NOEXEC, "").map_err(refused("forbid to write"))?;
+    rustix::process::chroot(FOLDER).map_err(refused("enter the new root"))?;
     rustix::process::chdir("/").map_err(refused("enter the new root"))
 }
 

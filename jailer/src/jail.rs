@@ -158,7 +158,7 @@ pub fn make(spec: &JailSpec) -> Result<Ended, JailError> {
         Cloned::Caller { pid, pidfd } => {
             drop(inside);
             if let Some(socket) = &own.socket {
-                send_pidfd(socket, pidfd.as_fd()).map_err(refused("send the pidfd"))?;
+                send_pidfd(socket, pid, pidfd.as_fd()).map_err(refused("send the pidfd"))?;
             }
             accompany(spec, pid, &outside)?;
             if is_check { checked(&pidfd) } else { made(&outside) }
@@ -234,13 +234,14 @@ impl Own {
     }
 }
 
-fn send_pidfd(socket: &OwnedFd, pidfd: BorrowedFd<'_>) -> io::Result<()> {
+fn send_pidfd(socket: &OwnedFd, pid: i32, pidfd: BorrowedFd<'_>) -> io::Result<()> {
     let descriptors = [pidfd];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut rights = SendAncillaryBuffer::new(&mut space);
     rights.push(SendAncillaryMessage::ScmRights(&descriptors));
-    let byte = [io::IoSlice::new(b"p")];
-    rustix::net::sendmsg(socket, &byte, &mut rights, SendFlags::NOSIGNAL)?;
+    let [a, b, c, d] = pid.to_le_bytes();
+    let message = [b'p', a, b, c, d];
+    rustix::net::sendmsg(socket, &[io::IoSlice::new(&message)], &mut rights, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 

@@ -24,7 +24,8 @@ votive-jailer --uid N --gid N --check [options]
   --keep FIRST-LAST    descriptors that the program has, under the same numbers, beside the standard ones
   --kvm fd:N           open /dev/kvm for the program as descriptor N
   --userfaultfd fd:N   open /dev/userfaultfd for the program as descriptor N
-  --socket fd:N        a connected Unix socket, on which the program's pidfd is sent with the byte `p`
+  --socket fd:N        a connected Unix socket, on which the program's pidfd is sent with the byte `p` and its process
+                       id, 4 bytes, little-endian
   --parent PID         who started the jailer: it is an error when that process is gone by the end
   --limit NAME=N       a resource limit: nofile (default 1024), nproc (64), fsize in bytes (17179869184)
   --without WHAT       go on without `landlock`, or without `cgroup`, where the kernel has none

@@ -94,12 +94,13 @@ fn command<T>(options: &str, inherited: &[&dyn AsFd], run: impl Fn(&mut Command)
 
 /// The pidfd that was sent.
 fn received(socket: &UnixStream) -> OwnedFd {
-    let mut byte = [0];
+    let mut message = [0; 5];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut rights = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC;
-    let got = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut rights, flags);
-    assert_eq!((got.unwrap().bytes, byte), (1, *b"p"));
+    let got =
+        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut message)], &mut rights, flags);
+    assert_eq!((got.unwrap().bytes, message[0]), (5, b'p'));
     let mut files = rights.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(files) => Some(files),
         _ => None,
@@ -149,6 +150,18 @@ fn there_is_no_file_in_a_jail() {
     }
     // Landlock: the folder itself is there.
     assert_eq!(jailed(&opens("/"), "", &[]).exit_status(), Some(libc::EACCES));
+}
+
+#[test]
+fn no_user_namespace_can_be_made_in_a_jail_nor_any_other() {
+    if !is_allowed() {
+        return;
+    }
+    let unshare = 272;
+    for flag in [libc::CLONE_NEWUSER, libc::CLONE_NEWNS, libc::CLONE_NEWNET, libc::CLONE_NEWPID] {
+        let status = jailed(&ends_with(unshare, flag.cast_unsigned()), "", &[]);
+        assert_eq!(status.exit_status(), Some(libc::EPERM), "{flag:#x}");
+    }
 }
 
 #[test]

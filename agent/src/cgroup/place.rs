@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::{CONTROLLERS, CgroupError, failed, make, write};
 
+/// The controller of disks' time, which not every host delegates.
+const IO: &str = "io";
 /// Where the agent goes when its own group gets children with controllers.
 const AGENT: &str = "votive-agent";
 
@@ -72,6 +74,17 @@ pub(super) fn delegate(group: &Path) -> Result<(), CgroupError> {
         }
         written => written,
     }
+}
+
+/// Has `group` give the controller `io` on to its children, if it has it; tells whether.
+pub(super) fn delegate_io(group: &Path) -> Result<bool, CgroupError> {
+    let path = group.join("cgroup.controllers");
+    let controllers = fs::read_to_string(&path).map_err(failed("read", &path))?;
+    if !has(&controllers, IO) {
+        return Ok(false);
+    }
+    write(&group.join("cgroup.subtree_control"), &format!("+{IO}"))?;
+    Ok(true)
 }
 
 /// The first controller that `group` does not have.

@@ -185,3 +185,19 @@ fn the_own_group_is_found_where_it_is_mounted() {
     assert_eq!(own("30 23 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n", both), None);
     assert_eq!(own(mounts, "4:cpu:/x\n"), None);
 }
+
+#[test]
+fn a_line_of_io_max_is_every_groups_if_there_is_the_controller() {
+    let root = root();
+    let line = "8:0 rbps=1000000";
+    // The group of environments does not have it.
+    let cgroups = Cgroups::open_with(Some(root.path()), Some(line)).unwrap();
+    assert_eq!(cgroups.io_max, None);
+    drop(cgroups);
+    let environments = root.path().join(ENVIRONMENTS);
+    fs::write(environments.join("cgroup.controllers"), "cpu io memory pids\n").unwrap();
+    let cgroups = Cgroups::open_with(Some(root.path()), Some(line)).unwrap();
+    assert_eq!(cgroups.io_max.as_deref(), Some(line));
+    // A plain file keeps what is longer.
+    assert!(read(&environments, "cgroup.subtree_control").starts_with("+io"));
+}

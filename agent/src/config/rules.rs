@@ -57,6 +57,7 @@ impl Config {
         self.judge_worker(&mut judge);
         self.judge_lease(&mut judge);
         self.judge_environments(&mut judge);
+        self.judge_isolation(&mut judge);
         self.judge_artifacts(&mut judge);
         self.judge_sockets(&mut judge);
         if let Err(error) = EnvFilter::try_new(&self.log.level) {
@@ -128,6 +129,21 @@ impl Config {
         judge.absolute("environments.cgroup_root", environments.cgroup_root.as_deref());
     }
 
+    fn judge_isolation(&self, judge: &mut Judge) {
+        let isolation = &self.isolation;
+        judge.absolute("isolation.jailer", isolation.jailer.as_deref());
+        let (uids, environments) = (isolation.uids.0.count(), self.capacity.environments);
+        if uids <= environments {
+            let message =
+                format!("{uids} users are not enough for capacity.environments = {environments}");
+            judge.wrong("isolation.uids", message);
+        }
+        if let Some(line) = isolation.io_max.as_deref().filter(|line| !is_io_max(line)) {
+            let allowed = "MAJOR:MINOR and then rbps=, wbps=, riops= or wiops= with a number is";
+            judge.wrong("isolation.io_max", format!("{line:?} is not allowed; {allowed}"));
+        }
+    }
+
     fn judge_artifacts(&self, judge: &mut Judge) {
         let artifacts = &self.artifacts;
         // What has no scheme is a folder.
@@ -169,4 +185,20 @@ impl Config {
             judge.wrong("control.unix_socket", message.to_owned());
         }
     }
+}
+
+/// Whether a text is a line of `io.max` (cgroup-v2.rst, IO Interface Files).
+fn is_io_max(line: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let mut words = line.split(' ');
+    let device = words.next().and_then(|word| word.split_once(':'));
+    let mut limits = words.peekable();
+    device.is_some_and(|(major, minor)| number(major) && number(minor))
+        && limits.peek().is_some()
+        && limits.all(|word| {
+            let limit = word.split_once('=');
+            limit.is_some_and(|(name, value)| {
+                ["rbps", "wbps", "riops", "wiops"].contains(&name) && number(value)
+            })
+        })
 }

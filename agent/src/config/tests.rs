@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::place::{NoPlace, Places, Surroundings};
 use super::value::{HumanDuration, HumanSize, Listen, SocketPath};
-use super::{Cgroups, Config, LeaseSource, LogFormat, OnFlaw, parse::parse, reference};
+use super::{Cgroups, Config, JailMode, LeaseSource, LogFormat, OnFlaw, parse::parse, reference};
 use crate::posture::Flaw;
 
 /// The problems of a text, as they are shown.
@@ -45,6 +45,11 @@ fn every_field_is_read() {
         hang_timeout = "2s"
         cgroups = "required"
         cgroup_root = "/sys/fs/cgroup/votive"
+        [isolation]
+        jail = "required"
+        uids = "70000-170000"
+        jailer = "/usr/libexec/votive-jailer"
+        io_max = "8:16 rbps=1000000 wiops=50"
         [artifacts]
         store = "s3://bucket/votive"
         keys = "/srv/keys"
@@ -84,6 +89,13 @@ fn every_field_is_read() {
     assert_eq!(config.environments.hang_timeout.0, Duration::from_secs(2));
     assert_eq!(config.environments.cgroups, Cgroups::Required);
     assert_eq!(config.environments.cgroup_root, Some(PathBuf::from("/sys/fs/cgroup/votive")));
+    let isolation = crate::config::Isolation {
+        jail: JailMode::Required,
+        uids: "70000-170000".parse().unwrap(),
+        jailer: Some(PathBuf::from("/usr/libexec/votive-jailer")),
+        io_max: Some(String::from("8:16 rbps=1000000 wiops=50")),
+    };
+    assert_eq!(config.isolation, isolation);
     let artifacts = crate::config::Artifacts {
         store: Some(String::from("s3://bucket/votive")),
         keys: Some(String::from("/srv/keys")),
@@ -141,7 +153,7 @@ fn an_unknown_field_is_refused_with_the_name_that_was_meant() {
         ("[log]\nzzzz = 1", "line 2: log.zzzz: there is no such field; there are: format, level"),
         (
             "zzzzzzzz = 1",
-            "line 1: zzzzzzzz: there is no such field; there are: artifacts, capacity, control, environments, host, lease, log, metrics, worker",
+            "line 1: zzzzzzzz: there is no such field; there are: artifacts, capacity, control, environments, host, isolation, lease, log, metrics, worker",
         ),
         (
             "log.\"le\\nvel\" = 1",
@@ -392,7 +404,7 @@ fn places_come_from_the_file_then_systemd_then_the_user() {
 #[test]
 fn every_field_is_documented() {
     let sections = reference::sections();
-    assert_eq!(sections.len(), 9);
+    assert_eq!(sections.len(), 10);
     for section in sections {
         assert!(section.text.ends_with('.'), "{}", section.name);
         for field in section.fields {

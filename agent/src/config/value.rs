@@ -12,6 +12,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 
+use crate::jail::UidRange;
+
 /// What switches a socket off.
 const OFF: &str = "off";
 
@@ -22,6 +24,10 @@ pub struct HumanDuration(pub Duration);
 /// A size in bytes: `64GiB`, `1.5GB`, `512MiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HumanSize(pub u64);
+
+/// A range of users: `2000000000-2000065535`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Users(pub UidRange);
 
 /// Where a socket listens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +82,27 @@ impl Form for SocketPath {
         "\"off\" or an absolute path of at most 107 bytes, such as \"/run/votive/control.sock\",",
     );
     const NAME: &'static str = "socket path";
+}
+
+impl Form for Users {
+    const EXPECTED: Expected = Expected(
+        "users FIRST-LAST, from 65536 on and at most 1048576 of them, such as \"2000000000-2000065535\",",
+    );
+    const NAME: &'static str = "users";
+}
+
+impl FromStr for Users {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        text.parse().map(Self).map_err(|_| Self::EXPECTED)
+    }
+}
+
+impl fmt::Display for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 impl FromStr for HumanDuration {
@@ -211,4 +238,4 @@ macro_rules! read_and_written_as_text {
     )*};
 }
 
-read_and_written_as_text!(HumanDuration, HumanSize, Listen, SocketPath);
+read_and_written_as_text!(HumanDuration, HumanSize, Listen, SocketPath, Users);

@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use tokio::task::JoinHandle;
 
 use crate::artifacts::Origin;
-use crate::cgroup::Cgroups;
 use crate::config::place::Places;
 use crate::config::{self, Config, VCPUS_OF_LARGEST};
 use crate::images::Images;
 use crate::limits::BOOTS_PER_PROCESSOR;
 use crate::worker::api::Capacity;
 use crate::worker::config::{LeaseSource, WorkerConfig, WorkerLimits};
-use crate::worker::microvms::MicrovmLauncher;
+use crate::worker::microvms::{HostParts, MicrovmLauncher};
 use crate::worker::{self, Clock, WorkerEnd, WorkerHandle};
 
 /// The part of the host's memory that microVMs get by default, in quarters: the rest is the agent's, the page cache's and the VMMs'.
@@ -39,10 +38,10 @@ pub(super) fn start(
     config: &Config,
     places: &Places,
     images: Images,
-    cgroups: Option<Cgroups>,
+    host: HostParts,
     origin: Option<Origin>,
 ) -> Result<(WorkerHandle, JoinHandle<WorkerEnd>), StartError> {
-    let launcher = MicrovmLauncher::new(images, cgroups, boots(config), &places.state_dir, origin)
+    let launcher = MicrovmLauncher::new(images, host, boots(config), &places.state_dir, origin)
         .map_err(|source| StartError::Store { path: places.state_dir.clone(), source })?;
     Ok(worker::start(worker_config(config, places, host_memory()), launcher, Clock::host())?)
 }

@@ -48,15 +48,15 @@ async fn a_flood_of_marks_and_of_errors_is_bounded() {
     assert_eq!(marks.len(), MARKS_MAX);
 
     let bytes = vec![b'e'; VMM_STDERR_MAX * 3];
-    assert_eq!(last_bytes(Some(bytes.as_slice())).await.len(), VMM_STDERR_MAX);
+    assert_eq!(last_bytes(bytes.as_slice()).await.len(), VMM_STDERR_MAX);
 }
 
 #[tokio::test]
 async fn a_program_that_is_missing_is_named() {
     let spec = MicrovmSpec {
         vmm: PathBuf::from("/nowhere/votive-vmm"),
-        kernel: PathBuf::new(),
-        initrd: PathBuf::new(),
+        kernel: PathBuf::from("/dev/null"),
+        initrd: PathBuf::from("/dev/null"),
         vcpus: 1,
         memory_mib: 128,
         disks: Vec::new(),
@@ -64,8 +64,9 @@ async fn a_program_that_is_missing_is_named() {
         kernel_memory: KernelMemory::default(),
         deadline: None,
         cgroup: None,
+        jail: None,
     };
-    let error = Microvm::spawn(spec).unwrap_err();
+    let error = Microvm::spawn(spec).await.unwrap_err();
     assert_eq!(error.to_string(), "/nowhere/votive-vmm cannot be started");
 }
 
@@ -83,5 +84,5 @@ fn a_disk_has_on_the_command_line_what_makes_it_lazy_or_encrypted() {
     assert_eq!(lazy, "path=fd:4,readonly,presence=fd:5,requests=fd:6,reads=fd:7,timeout-ms=35000");
     let scratch = disk_option(Disk::encrypted(file(), file()), &mut inherited);
     assert_eq!(scratch, "path=fd:8,encrypted,template=fd:9");
-    assert_eq!(inherited.mappings.len(), 7);
+    assert_eq!(inherited.descriptors.len(), 7);
 }

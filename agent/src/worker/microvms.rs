@@ -10,11 +10,12 @@ use votive_protocol::{FileSystem, Mount, MountTarget};
 
 use crate::artifacts::Origin;
 use crate::causes::with_causes;
-use crate::cgroup::{CgroupSpec, Cgroups, CpuMax, EnvironmentCgroup};
+use crate::cgroup::{CgroupError, CgroupSpec, Cgroups, CpuMax, EnvironmentCgroup};
 use crate::function::{Function, FunctionError, FunctionSpec};
 use crate::images::Images;
+use crate::jail::{Jail, Jails};
 use crate::limits::{LAYERS_MAX, PACKING_AT_ONCE, SCRATCH_MIN_MB};
-use crate::microvm::{Disk, Microvm, MicrovmSpec, Spawned};
+use crate::microvm::{Disk, KernelMemory, Microvm, MicrovmSpec, Spawned};
 use crate::scratch;
 use crate::worker::api::{CodeSource, FunctionVersionSpec, RegisterError};
 use crate::worker::boots::Boots;
@@ -28,11 +29,20 @@ mod tests;
 
 use artifact::Lazy;
 
+/// What the host gives microVMs to be held in.
+#[derive(Clone, Debug, Default)]
+pub struct HostParts {
+    /// Their control groups.
+    pub cgroups: Option<Cgroups>,
+    /// Their jails.
+    pub jails: Option<Jails>,
+}
+
 /// Starts `votive-vmm`.
 #[derive(Debug)]
 pub struct MicrovmLauncher {
     images: Images,
-    cgroups: Option<Cgroups>,
+    host: HostParts,
     store: Store,
     origin: Option<Origin>,
     packing: Semaphore,
@@ -40,21 +50,21 @@ pub struct MicrovmLauncher {
 }
 
 impl MicrovmLauncher {
-    /// A launcher of these images, which keeps packed code in `state_dir`, gives each microVM a group of its own if there are
-    /// `cgroups`, and has no more than `boots` of them boot at once. Artifacts are those of `origin`.
+    /// A launcher of these images, which keeps packed code in `state_dir`, gives each microVM a group and a jail of its own if
+    /// the `host` has them, and has no more than `boots` of them boot at once. Artifacts are those of `origin`.
     ///
     /// # Errors
     /// When the folder cannot be made.
     pub fn new(
         images: Images,
-        cgroups: Option<Cgroups>,
+        host: HostParts,
         boots: usize,
         state_dir: &Path,
         origin: Option<Origin>,
     ) -> std::io::Result<Self> {
         let store = Store::open(state_dir)?;
         let (boots, packing) = (Boots::new(boots), Semaphore::new(PACKING_AT_ONCE));
-        Ok(Self { images, cgroups, store, origin, packing, boots })
+        Ok(Self { images, host, store, origin, packing, boots })
     }
 }
 
@@ -82,11 +92,11 @@ impl Launcher for MicrovmLauncher {
         let images = Arc::clone(&order.images);
         let turn = self.boots.turn(order.initialization).await;
         let turn = turn.map_err(|error| LaunchError::new(error.to_string()))?;
-        let (host, cgroups) = (self.images.clone(), self.cgroups.clone());
+        let (images_of_host, host) = (self.images.clone(), self.host.clone());
         let prepared = tokio::task::spawn_blocking(move || {
-            let mut spec = microvm_spec(&host, &order, code)?;
-            let group = cgroups.map(|cgroups| join_group(&cgroups, &order, &mut spec));
-            Ok::<_, LaunchError>((spec, group.transpose()?))
+            let mut spec = microvm_spec(&images_of_host, &order, code)?;
+            let group = host.hold(&order, &mut spec)?;
+            Ok::<_, LaunchError>((spec, group))
         });
         let prepared = prepared.await.map_err(|error| LaunchError::new(error.to_string()))?;
         let (spec, group) = prepared?;
@@ -95,7 +105,7 @@ impl Launcher for MicrovmLauncher {
             None => mounts(images.layers.is_some()),
         };
         let spawned =
-            Microvm::spawn(spec).map_err(|error| LaunchError::new(with_causes(&error)))?;
+            Microvm::spawn(spec).await.map_err(|error| LaunchError::new(with_causes(&error)))?;
         let heard = turn.until_heard(&spawned.link);
         tokio::spawn(heard.map_err(|error| LaunchError::new(error.to_string()))?);
         let container = images.container.clone();
@@ -227,22 +237,36 @@ fn microvm_spec(
     Ok(MicrovmSpec { deadline: order.deadline, ..MicrovmSpec::new(images, function, disks) })
 }
 
-/// Makes the environment's control group, which its VMM joins.
-fn join_group(
-    cgroups: &Cgroups,
-    order: &LaunchOrder,
-    spec: &mut MicrovmSpec,
-) -> Result<EnvironmentCgroup, LaunchError> {
-    let group = CgroupSpec {
-        name: order.environment.to_string(),
-        memory_mb: order.function.memory_mb(),
-        guest_memory_mib: spec.memory_mib,
-        vcpus: spec.vcpus,
-        disks: u32::try_from(spec.disks.len()).unwrap_or(u32::MAX),
-    };
-    let group = cgroups.create(&group).map_err(|error| LaunchError::new(with_causes(&error)))?;
-    spec.cgroup = Some(group.procs().map_err(|error| LaunchError::new(with_causes(&error)))?);
-    Ok(group)
+impl HostParts {
+    /// Makes the environment's control group and its jail, which its VMM is started in.
+    fn hold(
+        self,
+        order: &LaunchOrder,
+        spec: &mut MicrovmSpec,
+    ) -> Result<Option<EnvironmentCgroup>, LaunchError> {
+        let failed = |error: CgroupError| LaunchError::new(with_causes(&error));
+        let group = CgroupSpec {
+            name: order.environment.to_string(),
+            memory_mb: order.function.memory_mb(),
+            guest_memory_mib: spec.memory_mib,
+            vcpus: spec.vcpus,
+            disks: u32::try_from(spec.disks.len()).unwrap_or(u32::MAX),
+        };
+        let group = self.cgroups.map(|cgroups| cgroups.create(&group));
+        let group = group.transpose().map_err(failed)?;
+        match (self.jails, &group) {
+            (Some(jails), group) => {
+                if jails.have_userfaultfd() {
+                    spec.kernel_memory = KernelMemory::Demand;
+                }
+                let folder = group.as_ref().map(EnvironmentCgroup::folder);
+                spec.jail = Some(Jail::new(jails, folder.transpose().map_err(failed)?));
+            }
+            (None, Some(group)) => spec.cgroup = Some(group.procs().map_err(failed)?),
+            (None, None) => {}
+        }
+        Ok(group)
+    }
 }
 
 /// The disks in the order of [`mounts`].

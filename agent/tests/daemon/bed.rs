@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
@@ -35,6 +36,8 @@ impl Bed {
         erofs[1024..1028].copy_from_slice(&0xe0f5_e1e2_u32.to_le_bytes());
         std::fs::write(images.join("provided.erofs"), erofs).unwrap();
         keys::init(&bed.path("keys"), &[], 30, SystemTime::now()).unwrap();
+        // A name in this folder, by which a VMM is found.
+        symlink(std::env::current_exe().unwrap(), bed.path("vmm")).unwrap();
         bed.configure("");
         bed
     }
@@ -46,19 +49,18 @@ impl Bed {
     /// Writes the configuration: what every test needs, with `more` after it.
     pub(crate) fn configure(&self, more: &str) {
         let root = self.folder.path().display();
-        let vmm = std::env::current_exe().unwrap();
         let text = format!(
             "worker.id = \"test\"\n\
              worker.state_dir = \"{root}/state\"\n\
              worker.images = \"{root}/images\"\n\
-             worker.vmm = \"{}\"\n\
+             worker.vmm = \"{root}/vmm\"\n\
              control.unix_socket = \"{root}/s\"\n\
              control.keys = \"{root}/keys/worker\"\n\
              metrics.listen = \"127.0.0.1:0\"\n\
              environments.cgroups = \"off\"\n\
              host.posture = \"warn\"\n\
-             log.format = \"json\"\n{more}",
-            vmm.display()
+             isolation.jail = \"off\"\n\
+             log.format = \"json\"\n{more}"
         );
         std::fs::write(self.path("agent.toml"), text).unwrap();
     }

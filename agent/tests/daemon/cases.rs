@@ -194,7 +194,7 @@ fn no_kvm() {
     std::fs::write(&vmm, "#!/bin/sh\necho kvm=emulated loop_ns=20000000\n").unwrap();
     std::fs::set_permissions(&vmm, PermissionsExt::from_mode(0o755)).unwrap();
     let text = std::fs::read_to_string(bed.path("agent.toml")).unwrap();
-    let own = std::env::current_exe().unwrap();
+    let own = bed.path("vmm");
     let text = text.replace(own.to_str().unwrap(), vmm.to_str().unwrap());
     std::fs::write(bed.path("agent.toml"), text).unwrap();
     let output = bed.output(&[]);

@@ -69,6 +69,9 @@ pub(crate) const PROBE: Program =
 /// The hostile suite.
 pub(crate) const HOSTILE: Program =
     Program { package: "votive-hostile", name: "votive-hostile", profile: "release" };
+/// What the jail's tests execute in the VMM's place.
+pub(crate) const COMPROMISED: Program =
+    Program { package: "votive-e2e", name: "votive-compromised", profile: "release" };
 
 /// The demo's function with a bootstrap of its own.
 pub(crate) const FUNCTION: Program =

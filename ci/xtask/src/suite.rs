@@ -34,6 +34,8 @@ const LABS_MAX: usize = 4;
 const E2E_INSIDE: &str = "/votive/bin/votive-e2e";
 /// Where their functions' runtime is, beside them.
 const PROBE_INSIDE: &str = "/votive/bin/votive-probe";
+/// Where the jails' tests look for what they execute.
+const COMPROMISED_INSIDE: &str = "/votive/bin/votive-compromised";
 
 /// One part of the suite: what it is called, and how it is run.
 type Part = (&'static str, fn(&Progress) -> Result<Counts>);
@@ -149,7 +151,8 @@ fn guest(progress: &Progress) -> Result<Counts> {
     let place = Place::find(&cache, progress)?;
     binaries::build_extension_client(&cache, progress)?;
     let probe = binaries::compile(progress, binaries::PROBE)?;
-    // Cargo puts both into one folder, where the first looks for the second.
+    let compromised = binaries::compile(progress, binaries::COMPROMISED)?;
+    // Cargo puts all into one folder, where this one looks for the others.
     let program = binaries::compile(progress, binaries::E2E)?;
     let step = progress.step("tests in microVMs");
     let (counts, ok) = match &place {
@@ -157,7 +160,11 @@ fn guest(progress: &Progress) -> Result<Counts> {
             let mut command = Command::new(&program);
             counted(command.env("VOTIVE_IMAGES", cache.current()), Stdout::Read)?
         }
-        Place::Lab(lab) => in_labs(lab, &cache, &[(&program, E2E_INSIDE), (&probe, PROBE_INSIDE)])?,
+        Place::Lab(lab) => in_labs(
+            lab,
+            &cache,
+            &[(&program, E2E_INSIDE), (&probe, PROBE_INSIDE), (&compromised, COMPROMISED_INSIDE)],
+        )?,
     };
     step.done(&format!("{} passed, {} failed", counts.passed, counts.failed));
     // No test is no pass.

@@ -6,6 +6,7 @@ mod damage;
 mod ends;
 mod environment;
 mod failures;
+mod jails;
 mod lazy;
 mod pauses;
 mod shares;
@@ -28,11 +29,13 @@ pub fn all() -> impl Iterator<Item = (&'static str, Case)> {
         container::CASES,
         pauses::CASES,
         shares::CASES,
+        jails::CASES,
         worker::life::CASES,
         worker::pause::CASES,
         worker::extensions::CASES,
         worker::concurrency::CASES,
         worker::recovery::CASES,
+        worker::jail::CASES,
         worker::lease::CASES,
         worker::many::CASES,
         worker::telling::CASES,

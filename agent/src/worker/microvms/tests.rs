@@ -99,7 +99,7 @@ impl Host {
 
     fn launcher(&self, origin: Option<Origin>) -> MicrovmLauncher {
         let images = Images::find(Some(&self.at("images")), Some(&self.at("votive-vmm"))).unwrap();
-        MicrovmLauncher::new(images, None, 2, &self.at("state"), origin).unwrap()
+        MicrovmLauncher::new(images, HostParts::default(), 2, &self.at("state"), origin).unwrap()
     }
 
     /// Seals an image of two chunks with data and one of zeros; gives its manifest.
@@ -189,7 +189,7 @@ async fn an_artifact_is_launched_with_a_lazy_disk_that_holds_its_zeros_alone() {
     assert_eq!(disks.len(), 3);
     assert_eq!(
         disks[1],
-        "path=fd:4,readonly,presence=fd:5,requests=fd:6,reads=fd:7,timeout-ms=65000"
+        "path=fd:6,readonly,presence=fd:7,requests=fd:8,reads=fd:9,timeout-ms=65000"
     );
     let table = fs::read_to_string(host.at("table")).unwrap();
     assert_eq!(table.split_whitespace().collect::<Vec<_>>(), ["0", "1", "0"]);
@@ -353,8 +353,8 @@ async fn a_container_image_is_its_own_root_and_its_process_is_the_image_s() {
     assert_eq!(mounts, [root, tmp]);
     let arguments = host.arguments().await;
     let disks: Vec<_> = arguments.iter().filter(|it| it.starts_with("path=")).collect();
-    let lazy = "path=fd:3,readonly,presence=fd:4,requests=fd:5,reads=fd:6,timeout-ms=65000";
-    assert_eq!(disks, [lazy, "path=fd:7,encrypted,template=fd:8"]);
+    let lazy = "path=fd:5,readonly,presence=fd:6,requests=fd:7,reads=fd:8,timeout-ms=65000";
+    assert_eq!(disks, [lazy, "path=fd:9,encrypted,template=fd:10"]);
     let process = launched.container.unwrap();
     assert_eq!(process.arguments(), b"/entry\0h\0");
     assert_eq!(process.working_directory(), "/w");
@@ -514,8 +514,8 @@ async fn an_image_file_is_no_lazy_disk() {
     let launched = launcher.launch(order(&version)).await.unwrap();
     let arguments = host.arguments().await;
     let disks: Vec<_> = arguments.iter().filter(|it| it.starts_with("path=")).collect();
-    let scratch = "path=fd:5,encrypted,template=fd:6";
-    assert_eq!(disks, ["path=fd:3,readonly", "path=fd:4,readonly", scratch]);
+    let scratch = "path=fd:7,encrypted,template=fd:8";
+    assert_eq!(disks, ["path=fd:5,readonly", "path=fd:6,readonly", scratch]);
     drop(launched);
     drop(File::open(host.at("code.erofs")).unwrap());
 }

@@ -9,6 +9,7 @@ const FILES: &[&str] = &[
     "guest-init/src/guest/vsock.rs",
     "guest-init/src/main.rs",
     "jailer/src/system.rs",
+    "tests/e2e/src/bin/votive-compromised.rs",
     "tests/hostile/guest/src/entry.rs",
     "tests/hostile/guest/src/machine.rs",
     "tests/lab/src/qemu.rs",

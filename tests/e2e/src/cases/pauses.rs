@@ -43,11 +43,11 @@ struct Computing {
 
 impl Computing {
     /// Starts it and waits until it computes. Must be called inside a runtime.
-    fn start(vcpus: u32, deadline: Option<BootTime>) -> Result<Self> {
+    async fn start(vcpus: u32, deadline: Option<BootTime>) -> Result<Self> {
         let images = Spinner::new(vcpus)?;
         let (reader, writer) = std::io::pipe()?;
         let spec = spec(&images, vcpus, writer.into(), deadline)?;
-        let Spawned { microvm, control, link, .. } = Microvm::spawn(spec)?;
+        let Spawned { microvm, control, link, .. } = Microvm::spawn(spec).await?;
         let control = control.with_patience(PATIENCE);
         let mut console = SpinnerConsole::new(reader);
         console.round()?;
@@ -87,6 +87,7 @@ pub(super) fn spec(
         kernel_memory: KernelMemory::default(),
         deadline,
         cgroup: None,
+        jail: None,
     })
 }
 
@@ -105,7 +106,7 @@ fn two_vcpus() -> Result<()> {
 
 /// Pauses a guest for `length`, and compares what it says before and after.
 async fn pause_once(vcpus: u32, length: Duration) -> Result<()> {
-    let mut guest = Computing::start(vcpus, None)?;
+    let mut guest = Computing::start(vcpus, None).await?;
     // How long a round takes it, so that a pause is told from work.
     let first = guest.console.round()?;
     let mut before = first;
@@ -162,7 +163,7 @@ async fn pause_once(vcpus: u32, length: Duration) -> Result<()> {
 fn deadline() -> Result<()> {
     block_on(async {
         let at = BootTime::now() + Duration::from_secs(20);
-        let mut guest = Computing::start(1, Some(at))?;
+        let mut guest = Computing::start(1, Some(at)).await?;
         guest.control.pause().await?;
         let kill = Arc::new(Notify::new());
         // The control is held: the deadline alone ends it.
@@ -178,7 +179,7 @@ fn deadline() -> Result<()> {
 
 fn dropped() -> Result<()> {
     block_on(async {
-        let end = Computing::start(1, None)?.end().await?;
+        let end = Computing::start(1, None).await?.end().await?;
         ensure!(end.code == Some(7), "{end:?}");
         Ok(())
     })

@@ -94,7 +94,7 @@ fn share() -> Result<()> {
         let group = group(&cgroups, 128)?;
         let images = Spinner::new(1)?;
         let (spec, reader) = spec_in(&group, &images)?;
-        let Spawned { microvm, mut control, link: _link, .. } = Microvm::spawn(spec)?;
+        let Spawned { microvm, mut control, link: _link, .. } = Microvm::spawn(spec).await?;
         let mut console = SpinnerConsole::new(reader);
         console.round()?;
         // Nobody reads the console from here on: what does not fit is dropped.
@@ -162,7 +162,7 @@ fn memory() -> Result<()> {
         std::fs::write(root.0.join("votive-environments/environment/memory.max"), "8M")?;
         let images = Spinner::new(1)?;
         let (spec, _reader) = spec_in(&group, &images)?;
-        let Spawned { microvm, control: _control, link: _link, .. } = Microvm::spawn(spec)?;
+        let Spawned { microvm, control: _control, link: _link, .. } = Microvm::spawn(spec).await?;
         let end = timeout(PATIENCE, microvm.wait(Arc::new(Notify::new()))).await?;
         ensure!(end.signal == Some(9), "{end:?}");
         group.remove().await?;

@@ -3,6 +3,7 @@
 pub(super) mod artifacts;
 pub(super) mod concurrency;
 pub(super) mod extensions;
+pub(super) mod jail;
 pub(super) mod lease;
 pub(super) mod life;
 pub(super) mod many;

@@ -232,7 +232,7 @@ impl Function {
 
     /// A silent console for the guest, unless the test has its own mind about the VMM or the console.
     fn console(&self) -> Result<Option<Console>> {
-        let own = |word: &String| word == "--vmm" || word == "--keep-logs";
+        let own = |word: &String| ["--vmm", "--keep-logs", "--jail"].contains(&word.as_str());
         if self.arguments.iter().any(own) {
             return Ok(None);
         }
@@ -252,7 +252,8 @@ impl Function {
         command.args(["--init-timeout", &self.init_timeout_s.to_string()]);
         command.args(&self.arguments);
         if let Some(console) = console {
-            command.arg("--vmm").arg(console.vmm());
+            // What stands in for the VMM becomes the VMM, which no jail has a path of.
+            command.args(["--jail", "off"]).arg("--vmm").arg(console.vmm());
         }
         if let Some(images) = &self.images {
             command.arg("--images").arg(images);

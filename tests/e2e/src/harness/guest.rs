@@ -80,7 +80,9 @@ impl Guest {
             kernel_memory: KernelMemory::default(),
             deadline: Some(BootTime::now() + LIMIT),
             cgroup: None,
-        })?;
+            jail: None,
+        })
+        .await?;
         let kill = Arc::new(Notify::new());
         let end = tokio::spawn(microvm.wait(Arc::clone(&kill)));
         let (reader, link) = link.into_split();

@@ -137,6 +137,8 @@ impl Worker {
             Some(console) => console.vmm(),
             None => images()?.join("bin/votive-vmm"),
         };
+        // What stands in for the VMM becomes the VMM, which no jail has a path of.
+        let jail = if self.console.is_some() { "off" } else { "required" };
         let text = |value: &dyn std::fmt::Display| format!("\"{value}\"");
         let mut fields = BTreeMap::from([
             ("worker.id", text(&"e2e")),
@@ -148,6 +150,7 @@ impl Worker {
             ("control.keys", text(&self.keys.join("worker").display())),
             ("environments.cgroup_root", text(&self.group.display())),
             ("environments.cgroups", text(&"required")),
+            ("isolation.jail", text(&jail)),
             // In an emulated machine on a crowded host nothing is hung that takes a second.
             ("environments.hang_timeout", text(&"10s")),
             // Whatever host the tests run on.
