@@ -2,6 +2,8 @@
 
 #[path = "build/filters.rs"]
 mod filters;
+#[path = "build/graph.rs"]
+mod graph;
 #[path = "src/seccomp/table.rs"]
 #[expect(unreachable_pub, dead_code, reason = "it is a module of the library")]
 mod table;
@@ -31,6 +33,7 @@ fn main() -> std::io::Result<()> {
 
 /// One filter as a constant: an instruction is code, jumps and operand.
 fn put(text: &mut String, name: &str, program: &BpfProgram) {
+    let program = graph::shortened(program);
     // Writing to a String cannot fail.
     let _ = writeln!(text, "static {name}: [Instruction; {}] = [", program.len());
     for step in program {
