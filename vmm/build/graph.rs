@@ -82,7 +82,9 @@ impl Graph {
     fn without_reloads(&mut self, id: Id, loaded: Option<u32>) -> Id {
         match self.nodes[id] {
             Node::Return(_) => id,
-            Node::Load(offset, next) if loaded == Some(offset) => self.without_reloads(next, loaded),
+            Node::Load(offset, next) if loaded == Some(offset) => {
+                self.without_reloads(next, loaded)
+            }
             Node::Load(offset, next) => {
                 let next = self.without_reloads(next, Some(offset));
                 self.node(Node::Load(offset, next))
@@ -144,12 +146,7 @@ impl Graph {
     }
 
     /// Puts a node before those that follow it; its place, from the end.
-    fn put(
-        &self,
-        id: Id,
-        backward: &mut BpfProgram,
-        places: &mut HashMap<Id, usize>,
-    ) -> usize {
+    fn put(&self, id: Id, backward: &mut BpfProgram, places: &mut HashMap<Id, usize>) -> usize {
         if let Some(place) = places.get(&id) {
             return *place;
         }

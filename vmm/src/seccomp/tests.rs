@@ -123,7 +123,8 @@ fn a_shortened_filter_decides_the_same_in_fewer_steps() {
             for rule in call.rules {
                 let whole = arguments(rule);
                 same(&data(number, whole));
-                for (at, value) in (0..6).flat_map(|at| known.iter().map(move |value| (at, value))) {
+                for (at, value) in (0..6).flat_map(|at| known.iter().map(move |value| (at, value)))
+                {
                     let mut one_other = whole;
                     one_other[at] = u64::from(*value);
                     same(&data(number, one_other));
