@@ -67,11 +67,15 @@ impl Graph {
                 RETURN => self.node(Node::Return(step.k)),
                 LOAD_WORD => self.node(Node::Load(step.k, after(0))),
                 JUMP => after(step.k),
-                code @ (JUMP_IF_EQUAL | JUMP_IF_GREATER | JUMP_IF_GREATER_OR_EQUAL) => {
+                code => {
+                    let known = [JUMP_IF_EQUAL, JUMP_IF_GREATER, JUMP_IF_GREATER_OR_EQUAL];
+                    assert!(
+                        known.contains(&code),
+                        "no rule needs an instruction of code {code:#x}"
+                    );
                     let (yes, no) = (after(step.jt.into()), after(step.jf.into()));
                     self.node(Node::Branch { code, operand: step.k, yes, no })
                 }
-                code => panic!("nobody expects an instruction of code {code:#x}"),
             };
             backward.push(id);
         }
