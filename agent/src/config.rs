@@ -162,6 +162,9 @@ pub struct Isolation {
     /// The program that makes jails. Without it, bin/votive-jailer in the folder with images.
     #[schemars(extend("format" = "path"))]
     pub jailer: Option<PathBuf>,
+    /// How many VMMs are started and jailed ahead for each of the four memory sizes that environments were started with last:
+    /// 0 to 64. An environment that finds one starts sooner. Each takes one of the users, and little memory while it waits.
+    pub shells: u32,
     /// What each microVM may read and write of a disk of the host, as a line of the kernel's io.max:
     /// "8:0 rbps=200000000 wbps=100000000". Without it, or without the controller io, only the limits of its own disks hold.
     pub io_max: Option<String>,

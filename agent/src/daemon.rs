@@ -54,6 +54,8 @@ mod tests;
 /// How long callers may read on when the worker has ended. With as much again for what still computes, the process is gone
 /// before the lease is over ([`crate::limits::LEASE_KILL_MARGIN`]).
 const END_PATIENCE: Duration = Duration::from_millis(500);
+/// How long shells may take to be gone meanwhile.
+const SHELLS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How the process ended when nothing failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,7 +161,11 @@ pub fn run(config: &Config) -> Result<DaemonEnd, DaemonError> {
     let posture = look_at_host(config, &images)?;
     let lock = StateLock::take(&places.state_dir)?;
     leftovers::sweep(&lock, images.vmm(), &places.state_dir);
-    let host = HostParts { cgroups: open_cgroups(config)?, jails: find_jails(config, &images)? };
+    let host = HostParts {
+        cgroups: open_cgroups(config)?,
+        jails: find_jails(config, &images)?,
+        shells: usize::try_from(config.isolation.shells).unwrap_or_default(),
+    };
     let origin = artifacts::open(config, &places)?;
     // Several threads: a guest's TLS or a large payload on one of them holds up no other guest.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -254,7 +260,7 @@ async fn serve(
     let metrics = bind_metrics(config).await?;
     let addresses: Vec<_> = control.addresses().iter().map(ToString::to_string).collect();
     let artifacts = origin.as_ref().map(|origin| origin.artifacts().clone());
-    let (worker, mut ended) =
+    let (worker, mut ended, shells) =
         start::start(config, places, images, host, origin).map_err(DaemonError::Worker)?;
     let around = Around::start(&worker, control, metrics, exporter, artifacts);
     // The first answer: from here on readiness is true, and systemd is told.
@@ -288,7 +294,9 @@ async fn serve(
     };
     beating.abort();
     let patient = matches!(end, Ok(DaemonEnd::Terminated));
-    around.stop(patient).await;
+    // Shells that are left then end with this process.
+    let closing = timeout(SHELLS_PATIENCE, shells.close());
+    let _ = tokio::join!(closing, around.stop(patient));
     end
 }
 

@@ -105,7 +105,7 @@ pub enum JailError {
     /// The jailer was asked whether a jail can be made.
     #[error("{0}")]
     Cannot(String),
-    /// It took longer than [`JAILER_TIMEOUT`].
+    /// It took longer than it may.
     #[error("votive-jailer took longer than {JAILER_TIMEOUT:?}")]
     TimedOut,
 }

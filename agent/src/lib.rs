@@ -37,4 +37,5 @@ pub mod posture;
 pub mod report;
 pub mod run;
 pub mod scratch;
+pub mod shells;
 pub mod worker;

@@ -117,6 +117,14 @@ metrics! {
         "From the decision to make an environment to the end of its init phase.";
     INIT_DURATION "votive_init_duration_seconds" Histogram Seconds &[],
         "How long the init phase of runtime and extensions took (Init Duration).";
+    SHELLS "votive_shells" Gauge Count &[],
+        "VMM processes that were started ahead and wait for an environment.";
+    SHELLS_TAKEN "votive_shells_taken_total" Counter Count &[],
+        "Environments that found one of them.";
+    SHELLS_MISSED "votive_shells_missed_total" Counter Count &[],
+        "Environments that found none of their size.";
+    SHELLS_LOST "votive_shells_lost_total" Counter Count &[],
+        "VMM processes that ended while they waited, or could not be started ahead.";
     CAPACITY_ENVIRONMENTS "votive_capacity_environments" Gauge Count &["kind"],
         "Execution environments: total and used.";
     CAPACITY_MEMORY "votive_capacity_memory_bytes" Gauge Bytes &["kind"],

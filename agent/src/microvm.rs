@@ -5,42 +5,40 @@
 //! ([`crate::jail`]) if its spec has one. It is killed and reaped on every path out of here; should the agent itself be killed, the
 //! kernel kills it (`--parent`); should the agent hang, it ends itself at its deadline.
 
-use std::collections::VecDeque;
-use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use command_fds::{CommandFdExt, FdMapping};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
-use tokio::process::Command;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use votive_protocol::AGENT_PORT;
 
-use crate::cgroup::threads_max;
 use crate::clock::{BootTime, Moment};
 use crate::function::Function;
 use crate::images::Images;
-use crate::jail::{Ended, Execution, Jail, JailError};
-use crate::limits::{MARK_LINE_MAX, MARKS_MAX, PIPE_GRACE, VMM_STDERR_MAX};
+use crate::jail::{Ended, Jail, JailError};
+use crate::limits::{MARK_LINE_MAX, MARKS_MAX, PIPE_GRACE};
 
 mod control;
+mod options;
 mod process;
+mod shell;
 #[cfg(test)]
 mod tests;
 
-use process::Process;
+use options::{Options, Part};
+use process::Running;
+use shell::NotAssigned;
 
 pub use control::{ControlError, ControlReceiver, ControlRequest, ControlSender, MicrovmControl};
+pub use process::ProcessSpec;
+pub use shell::Shell;
 
-/// The first descriptor that a VMM inherits beside the standard ones.
-const FIRST_FD: i32 = 3;
 /// The longest that a VMM lets a read of a lazy disk wait.
 const DISK_TIMEOUT_MAX_MS: u128 = 600_000;
 /// The guest's context id. Every microVM has its own vsock, so that one is enough for all.
@@ -71,6 +69,8 @@ pub struct MicrovmSpec {
     pub cgroup: Option<File>,
     /// Its jail; it is a process as any other without.
     pub jail: Option<Jail>,
+    /// The process that becomes it, if one was started ahead. Should that have ended, another is started as the rest says.
+    pub shell: Option<Shell>,
 }
 
 impl MicrovmSpec {
@@ -89,6 +89,7 @@ impl MicrovmSpec {
             deadline: None,
             cgroup: None,
             jail: None,
+            shell: None,
         }
     }
 }
@@ -103,6 +104,17 @@ pub enum KernelMemory {
     Copied,
     /// The same on demand while the guest runs, as far as the VMM may be told of its accesses.
     Demand,
+}
+
+impl KernelMemory {
+    /// As the VMM's command line has it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Mapped => "mapped",
+            Self::Copied => "copied",
+            Self::Demand => "demand",
+        }
+    }
 }
 
 /// A disk, opened.
@@ -148,8 +160,7 @@ pub struct LazyDisk {
 /// A running microVM.
 #[derive(Debug)]
 pub struct Microvm {
-    process: Process,
-    stderr: tokio::task::JoinHandle<Vec<u8>>,
+    running: Running,
     marks: tokio::task::JoinHandle<Vec<Mark>>,
 }
 
@@ -162,7 +173,7 @@ pub struct Spawned {
     pub link: UnixStream,
     /// What pauses it. The microVM ends when this is dropped.
     pub control: MicrovmControl,
-    /// When its process was started.
+    /// When its process was started, or told what it is.
     pub at: Moment,
 }
 
@@ -231,6 +242,12 @@ pub enum MicrovmError {
         /// Why.
         source: JailError,
     },
+    /// A shell did not become the microVM.
+    #[error("a shell did not take its assignment{said}")]
+    Assignment {
+        /// What it said, after a colon.
+        said: String,
+    },
     /// The VMM's program could not be started.
     #[error("{vmm} cannot be started")]
     Spawn {
@@ -249,74 +266,53 @@ impl Microvm {
     pub async fn spawn(spec: MicrovmSpec) -> Result<Spawned, MicrovmError> {
         let (link, guest_end) = UnixStream::pair().map_err(MicrovmError::Channels)?;
         let guest_end = guest_end.into_std().map_err(MicrovmError::Channels)?;
-        let (control, control_end) = UnixStream::pair().map_err(MicrovmError::Channels)?;
-        let control_end = control_end.into_std().map_err(MicrovmError::Channels)?;
         let (marks_writer, marks) = pipe::pipe().map_err(MicrovmError::Channels)?;
         let marks_writer = marks_writer.into_blocking_fd().map_err(MicrovmError::Channels)?;
-        let (stderr_writer, stderr) = pipe::pipe().map_err(MicrovmError::Channels)?;
-        let stderr_writer = stderr_writer.into_blocking_fd().map_err(MicrovmError::Channels)?;
-
         let disks = u32::try_from(spec.disks.len()).unwrap_or(u32::MAX);
-        let mut inherited = Inherited::default();
-        let mut arguments = arguments(&spec);
-        let mut option = |name: &str, value: String| {
-            arguments.push(name.into());
-            arguments.push(value.into());
-        };
+        let mut options = Options::default();
         for (name, path) in [("--kernel", &spec.kernel), ("--initrd", &spec.initrd)] {
             let file = File::open(path)
                 .map_err(|source| MicrovmError::File { path: path.clone(), source })?;
-            option(name, inherited.add(file.into()));
+            options.descriptor(name, file);
         }
         for disk in spec.disks {
-            option("--disk", disk_option(disk, &mut inherited));
+            options.parts("--disk", disk.parts());
         }
-        let guest_end = inherited.add(guest_end.into());
-        option("--vsock", format!("cid={GUEST_CID},port={AGENT_PORT}:{guest_end}"));
-        option("--marks", inherited.add(marks_writer));
+        let vsock = format!("cid={GUEST_CID},port={AGENT_PORT}:");
+        options.parts("--vsock", vec![Part::Text(vsock), Part::Descriptor(guest_end.into())]);
+        options.descriptor("--marks", marks_writer);
         if let Some(console) = spec.console {
-            option("--console", inherited.add(console.into()));
+            options.descriptor("--console", console);
         }
-        option("--control", inherited.add(control_end.into()));
-        if let Some(cgroup) = spec.cgroup {
-            option("--cgroup", inherited.add(cgroup.into()));
+        if let Some(deadline) = spec.deadline {
+            options.text("--deadline", deadline.nanoseconds());
         }
-        let stderr = tokio::spawn(last_bytes(stderr));
+        let process = ProcessSpec {
+            vmm: spec.vmm,
+            vcpus: spec.vcpus,
+            memory_mib: spec.memory_mib,
+            disks,
+            kernel_memory: spec.kernel_memory,
+            cgroup: spec.cgroup,
+            jail: spec.jail,
+        };
         let at = Moment::now();
-        let process = match spec.jail {
-            None => {
-                let mut command = Command::new(&spec.vmm);
-                command.args(arguments);
-                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr_writer);
-                command.env_clear().kill_on_drop(true);
-                let spawned = inherited.map_into(&mut command).and_then(|command| command.spawn());
-                let child =
-                    spawned.map_err(|source| MicrovmError::Spawn { vmm: spec.vmm, source })?;
-                Process::Child(child)
-            }
-            Some(jail) => {
-                let execution = Execution {
-                    program: &spec.vmm,
-                    arguments,
-                    descriptors: inherited.descriptors,
-                    stderr: stderr_writer,
-                    threads: threads_max(spec.vcpus, disks),
-                    userfaultfd: spec.kernel_memory == KernelMemory::Demand
-                        && jail.jails.have_userfaultfd(),
-                };
-                match jail.execute(execution).await {
-                    Ok(jailed) => Process::Jailed(jailed),
-                    Err(source) => {
-                        let said = timeout(PIPE_GRACE, stderr).await.map(Result::unwrap_or_default);
-                        let said = last_line(&said.unwrap_or_default());
-                        let said = if said.is_empty() { said } else { format!(": {said}") };
-                        return Err(MicrovmError::Jail { vmm: spec.vmm, said, source });
-                    }
-                }
+        let assigned = match spec.shell {
+            Some(shell) => shell.assign(&options).await,
+            None => Err(NotAssigned::Gone),
+        };
+        let (running, control) = match assigned {
+            Ok(became) => became,
+            Err(NotAssigned::Failed(error)) => return Err(error),
+            Err(NotAssigned::Gone) => {
+                let (control, theirs) = UnixStream::pair().map_err(MicrovmError::Channels)?;
+                let theirs = theirs.into_std().map_err(MicrovmError::Channels)?;
+                options.descriptor("--control", theirs);
+                (Running::start(process, options).await?, control)
             }
         };
         let marks = tokio::spawn(read_marks(marks));
-        let microvm = Self { process, stderr, marks };
+        let microvm = Self { running, marks };
         let control = MicrovmControl::new(control);
         Ok(Spawned { microvm, link, control, at })
     }
@@ -324,112 +320,46 @@ impl Microvm {
     /// The process id, until it is reaped.
     #[must_use]
     pub fn process_id(&self) -> Option<u32> {
-        self.process.id()
+        self.running.process.id()
     }
 
     /// Waits for the process's end and reaps it; kills it when `kill` says so.
     pub async fn wait(mut self, kill: Arc<Notify>) -> MicrovmEnd {
         let ended = loop {
             tokio::select! {
-                ended = self.process.ended() => break ended,
-                () = kill.notified() => self.process.kill(),
+                ended = self.running.process.ended() => break ended,
+                () = kill.notified() => self.running.process.kill(),
             }
         };
-        // The pipes end with the process, and are waited for no longer than that takes.
-        let stderr = timeout(PIPE_GRACE, self.stderr).await.map(Result::unwrap_or_default);
+        let reason = self.running.said().await;
+        // The pipe ends with the process, and is waited for no longer than that takes.
         let marks = timeout(PIPE_GRACE, self.marks).await.map(Result::unwrap_or_default);
         let Ended { code, signal } = ended;
-        let reason = last_line(&stderr.unwrap_or_default());
         MicrovmEnd { code, signal, reason, marks: marks.unwrap_or_default() }
     }
 }
 
-fn arguments(spec: &MicrovmSpec) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = Vec::new();
-    let kernel_memory = match spec.kernel_memory {
-        KernelMemory::Mapped => "mapped",
-        KernelMemory::Copied => "copied",
-        KernelMemory::Demand => "demand",
-    };
-    let deadline = spec.deadline.map(|at| ("--deadline", at.nanoseconds().to_string()));
-    for (name, value) in [
-        ("--vcpus", spec.vcpus.to_string()),
-        ("--memory-mib", spec.memory_mib.to_string()),
-        ("--kernel-memory", kernel_memory.to_owned()),
-        ("--parent", std::process::id().to_string()),
-    ]
-    .into_iter()
-    .chain(deadline)
-    {
-        arguments.push(name.into());
-        arguments.push(value.into());
+impl Disk {
+    /// The value of `--disk`.
+    fn parts(self) -> Vec<Part> {
+        let mut parts = vec![Part::from("path="), Part::Descriptor(self.file.into())];
+        if self.read_only {
+            parts.push(Part::from(",readonly"));
+        }
+        if let Some(template) = self.template {
+            parts.push(Part::from(",encrypted,template="));
+            parts.push(Part::Descriptor(template.into()));
+        }
+        let Some(lazy) = self.lazy else { return parts };
+        parts.extend([Part::from(",presence="), Part::Descriptor(lazy.presence.into())]);
+        parts.extend([Part::from(",requests="), Part::Descriptor(lazy.requests)]);
+        if let Some(reads) = lazy.reads {
+            parts.extend([Part::from(",reads="), Part::Descriptor(reads.into())]);
+        }
+        let timeout = lazy.timeout.as_millis().clamp(1, DISK_TIMEOUT_MAX_MS);
+        parts.push(Part::Text(format!(",timeout-ms={timeout}")));
+        parts
     }
-    arguments
-}
-
-/// The value of `--disk`.
-fn disk_option(disk: Disk, inherited: &mut Inherited) -> String {
-    let path = inherited.add(disk.file.into());
-    let read_only = if disk.read_only { ",readonly" } else { "" };
-    if let Some(template) = disk.template {
-        let template = inherited.add(template.into());
-        return format!("path={path},encrypted,template={template}");
-    }
-    let Some(lazy) = disk.lazy else { return format!("path={path}{read_only}") };
-    let presence = inherited.add(lazy.presence.into());
-    let requests = inherited.add(lazy.requests);
-    let reads = lazy.reads.map(|reads| format!(",reads={}", inherited.add(reads.into())));
-    let reads = reads.unwrap_or_default();
-    let timeout = lazy.timeout.as_millis().clamp(1, DISK_TIMEOUT_MAX_MS);
-    format!(
-        "path={path}{read_only},presence={presence},requests={requests}{reads},timeout-ms={timeout}"
-    )
-}
-
-/// Descriptors on their way to a child.
-#[derive(Default)]
-struct Inherited {
-    descriptors: Vec<OwnedFd>,
-}
-
-impl Inherited {
-    /// Hands `parent_fd` on; gives the name that the child knows it by.
-    fn add(&mut self, descriptor: OwnedFd) -> String {
-        self.descriptors.push(descriptor);
-        format!("fd:{}", FIRST_FD.saturating_add(self.last_index()))
-    }
-
-    fn last_index(&self) -> i32 {
-        i32::try_from(self.descriptors.len().saturating_sub(1)).unwrap_or(i32::MAX)
-    }
-
-    fn map_into(self, command: &mut Command) -> std::io::Result<&mut Command> {
-        let mappings = (FIRST_FD..).zip(self.descriptors);
-        let mappings = mappings.map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd });
-        command.fd_mappings(mappings.collect()).map_err(std::io::Error::other)
-    }
-}
-
-/// Reads to the end and keeps the last bytes.
-async fn last_bytes(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
-    let mut kept = VecDeque::with_capacity(VMM_STDERR_MAX);
-    let mut buffer = [0; 1024];
-    while let Ok(len @ 1..) = stream.read(&mut buffer).await {
-        kept.extend(buffer.iter().take(len));
-        let excess = kept.len().saturating_sub(VMM_STDERR_MAX);
-        kept.drain(..excess);
-    }
-    kept.into()
-}
-
-fn last_line(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    let line = ["votive-vmm: ", "votive-jailer: "]
-        .into_iter()
-        .find_map(|name| line.strip_prefix(name))
-        .unwrap_or(line);
-    line.chars().filter(|c| !c.is_control()).collect()
 }
 
 /// Reads marks to the end of the pipe; what is too long or too many is dropped.

@@ -13,9 +13,12 @@ use crate::limits::{
     ARTIFACT_READ_TIMEOUT_MAX, LEASE_DRAIN_MARGIN, LEASE_KILL_MARGIN, LEASE_MAX, SHUTDOWN_TIMEOUT,
     TIMEOUT_MAX_S,
 };
+use crate::shells::SIZES_MAX;
 
 /// The most environments of a worker: each costs it a task, a process and a dozen descriptors.
 const ENVIRONMENTS_MAX: u32 = 10_000;
+/// The most shells of a size: more environments are not started at once on one host.
+const SHELLS_MAX: u32 = 64;
 /// The most vCPUs: those of the largest function in every environment.
 const VCPUS_MAX: u32 = VCPUS_OF_LARGEST * ENVIRONMENTS_MAX;
 /// The least memory: one microVM of the smallest function, with what its kernel takes.
@@ -132,10 +135,14 @@ impl Config {
     fn judge_isolation(&self, judge: &mut Judge) {
         let isolation = &self.isolation;
         judge.absolute("isolation.jailer", isolation.jailer.as_deref());
+        judge.within("isolation.shells", isolation.shells, 0, SHELLS_MAX);
         let (uids, environments) = (isolation.uids.0.count(), self.capacity.environments);
-        if uids <= environments {
-            let message =
-                format!("{uids} users are not enough for capacity.environments = {environments}");
+        let shells = isolation.shells.saturating_mul(u32::try_from(SIZES_MAX).unwrap_or(u32::MAX));
+        if uids <= environments.saturating_add(shells) {
+            let and = if shells > 0 { format!(" and {shells} shells") } else { String::new() };
+            let message = format!(
+                "{uids} users are not enough for capacity.environments = {environments}{and}"
+            );
             judge.wrong("isolation.uids", message);
         }
         if let Some(line) = isolation.io_max.as_deref().filter(|line| !is_io_max(line)) {

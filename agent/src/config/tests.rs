@@ -46,6 +46,7 @@ fn every_field_is_read() {
         cgroups = "required"
         cgroup_root = "/sys/fs/cgroup/votive"
         [isolation]
+        shells = 3
         jail = "required"
         uids = "70000-170000"
         jailer = "/usr/libexec/votive-jailer"
@@ -93,6 +94,7 @@ fn every_field_is_read() {
         jail: JailMode::Required,
         uids: "70000-170000".parse().unwrap(),
         jailer: Some(PathBuf::from("/usr/libexec/votive-jailer")),
+        shells: 3,
         io_max: Some(String::from("8:16 rbps=1000000 wiops=50")),
     };
     assert_eq!(config.isolation, isolation);
@@ -250,6 +252,29 @@ fn every_wrong_value_is_told_with_field_value_and_what_is_allowed() {
         (
             "[capacity]\nboots = 0",
             String::from("line 2: capacity.boots: 0 is not allowed; 1 to 10000 are"),
+        ),
+        (
+            "[isolation]\nshells = 65",
+            String::from("line 2: isolation.shells: 65 is not allowed; 0 to 64 are"),
+        ),
+        (
+            "[isolation]\nuids = \"70000-71000\"\nshells = 1",
+            String::from(
+                "line 2: isolation.uids: 1001 users are not enough for capacity.environments = 1000 and 4 shells",
+            ),
+        ),
+        (
+            "[isolation]\nuids = \"70000-70999\"",
+            String::from(
+                "line 2: isolation.uids: 1000 users are not enough for capacity.environments = 1000",
+            ),
+        ),
+        (
+            "[isolation]\nio_max = \"8:0 rbps=-1\"",
+            String::from(
+                "line 2: isolation.io_max: \"8:0 rbps=-1\" is not allowed; MAJOR:MINOR and then rbps=, wbps=, riops= or \
+                 wiops= with a number is",
+            ),
         ),
         (
             "[environments]\ncgroups = true",

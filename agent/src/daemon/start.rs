@@ -9,9 +9,10 @@ use crate::config::place::Places;
 use crate::config::{self, Config, VCPUS_OF_LARGEST};
 use crate::images::Images;
 use crate::limits::BOOTS_PER_PROCESSOR;
+use crate::shells::Shells;
 use crate::worker::api::Capacity;
 use crate::worker::config::{LeaseSource, WorkerConfig, WorkerLimits};
-use crate::worker::microvms::{HostParts, MicrovmLauncher};
+use crate::worker::microvms::{HostParts, HostShell, MicrovmLauncher};
 use crate::worker::{self, Clock, WorkerEnd, WorkerHandle};
 
 /// The part of the host's memory that microVMs get by default, in quarters: the rest is the agent's, the page cache's and the VMMs'.
@@ -40,10 +41,13 @@ pub(super) fn start(
     images: Images,
     host: HostParts,
     origin: Option<Origin>,
-) -> Result<(WorkerHandle, JoinHandle<WorkerEnd>), StartError> {
+) -> Result<(WorkerHandle, JoinHandle<WorkerEnd>, Shells<HostShell>), StartError> {
     let launcher = MicrovmLauncher::new(images, host, boots(config), &places.state_dir, origin)
         .map_err(|source| StartError::Store { path: places.state_dir.clone(), source })?;
-    Ok(worker::start(worker_config(config, places, host_memory()), launcher, Clock::host())?)
+    let shells = launcher.shells();
+    let config = worker_config(config, places, host_memory());
+    let (worker, ended) = worker::start(config, launcher, Clock::host())?;
+    Ok((worker, ended, shells))
 }
 
 /// What the worker is told.

@@ -1,6 +1,8 @@
 //! What comes out of a VMM, and what goes in.
 
+use super::process::{last_bytes, last_line};
 use super::*;
+use crate::limits::VMM_STDERR_MAX;
 
 #[test]
 fn marks_are_read_and_nonsense_is_dropped() {
@@ -65,6 +67,7 @@ async fn a_program_that_is_missing_is_named() {
         deadline: None,
         cgroup: None,
         jail: None,
+        shell: None,
     };
     let error = Microvm::spawn(spec).await.unwrap_err();
     assert_eq!(error.to_string(), "/nowhere/votive-vmm cannot be started");
@@ -73,16 +76,23 @@ async fn a_program_that_is_missing_is_named() {
 #[test]
 fn a_disk_has_on_the_command_line_what_makes_it_lazy_or_encrypted() {
     let file = || tempfile::tempfile().unwrap();
-    let mut inherited = Inherited::default();
-    let plain = disk_option(Disk::new(file(), false), &mut inherited);
+    let mut options = Options::default();
+    options.parts("--disk", Disk::new(file(), false).parts());
     let (requests, _server) = std::os::unix::net::UnixStream::pair().unwrap();
     let timeout = Duration::from_secs(35);
     let reads = Some(file());
     let lazy = Some(LazyDisk { presence: file(), requests: requests.into(), reads, timeout });
-    let lazy = disk_option(Disk { lazy, ..Disk::new(file(), true) }, &mut inherited);
-    assert_eq!(plain, "path=fd:3");
-    assert_eq!(lazy, "path=fd:4,readonly,presence=fd:5,requests=fd:6,reads=fd:7,timeout-ms=35000");
-    let scratch = disk_option(Disk::encrypted(file(), file()), &mut inherited);
-    assert_eq!(scratch, "path=fd:8,encrypted,template=fd:9");
-    assert_eq!(inherited.descriptors.len(), 7);
+    options.parts("--disk", Disk { lazy, ..Disk::new(file(), true) }.parts());
+    options.parts("--disk", Disk::encrypted(file(), file()).parts());
+    let arguments = options.arguments(3);
+    let values: Vec<_> = arguments.iter().skip(1).step_by(2).collect();
+    assert_eq!(
+        values,
+        [
+            "path=fd:3",
+            "path=fd:4,readonly,presence=fd:5,requests=fd:6,reads=fd:7,timeout-ms=35000",
+            "path=fd:8,encrypted,template=fd:9"
+        ]
+    );
+    assert_eq!((options.descriptors().len(), options.into_descriptors().len()), (7, 7));
 }

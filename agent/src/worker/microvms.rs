@@ -17,6 +17,7 @@ use crate::jail::{Jail, Jails};
 use crate::limits::{LAYERS_MAX, PACKING_AT_ONCE, SCRATCH_MIN_MB};
 use crate::microvm::{Disk, KernelMemory, Microvm, MicrovmSpec, Spawned};
 use crate::scratch;
+use crate::shells::{Shells, Size};
 use crate::worker::api::{CodeSource, FunctionVersionSpec, RegisterError};
 use crate::worker::boots::Boots;
 use crate::worker::launcher::{CpuShare, LaunchError, LaunchOrder, Launched, Launcher};
@@ -24,10 +25,14 @@ use crate::worker::registry::{CodeImage, Version, VersionImages};
 use crate::worker::store::{Sha256Digest, Store, StoreError, together};
 
 mod artifact;
+mod shells;
 #[cfg(test)]
 mod tests;
 
 use artifact::Lazy;
+use shells::ShellMaker;
+
+pub use shells::HostShell;
 
 /// What the host gives microVMs to be held in.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +41,17 @@ pub struct HostParts {
     pub cgroups: Option<Cgroups>,
     /// Their jails.
     pub jails: Option<Jails>,
+    /// How many VMMs of each size are started ahead ([`crate::shells`]).
+    pub shells: usize,
+}
+
+/// What a VMM's process is held in.
+#[derive(Debug, Default)]
+struct Held {
+    group: Option<EnvironmentCgroup>,
+    /// What the process joins the group through, if it has no jail.
+    procs: Option<File>,
+    jail: Option<Jail>,
 }
 
 /// Starts `votive-vmm`.
@@ -47,11 +63,13 @@ pub struct MicrovmLauncher {
     origin: Option<Origin>,
     packing: Semaphore,
     boots: Boots,
+    shells: Shells<HostShell>,
 }
 
 impl MicrovmLauncher {
     /// A launcher of these images, which keeps packed code in `state_dir`, gives each microVM a group and a jail of its own if
-    /// the `host` has them, and has no more than `boots` of them boot at once. Artifacts are those of `origin`.
+    /// the `host` has them, and has no more than `boots` of them boot at once. Artifacts are those of `origin`. Called in an
+    /// asynchronous runtime.
     ///
     /// # Errors
     /// When the folder cannot be made.
@@ -64,7 +82,15 @@ impl MicrovmLauncher {
     ) -> std::io::Result<Self> {
         let store = Store::open(state_dir)?;
         let (boots, packing) = (Boots::new(boots), Semaphore::new(PACKING_AT_ONCE));
-        Ok(Self { images, host, store, origin, packing, boots })
+        let maker = ShellMaker::new(images.vmm().to_owned(), host.clone());
+        let shells = Shells::keep(maker, host.shells);
+        Ok(Self { images, host, store, origin, packing, boots, shells })
+    }
+
+    /// The VMMs that are started ahead, to be closed when no environment is started any more.
+    #[must_use]
+    pub fn shells(&self) -> Shells<HostShell> {
+        self.shells.clone()
     }
 }
 
@@ -93,13 +119,18 @@ impl Launcher for MicrovmLauncher {
         let turn = self.boots.turn(order.initialization).await;
         let turn = turn.map_err(|error| LaunchError::new(error.to_string()))?;
         let (images_of_host, host) = (self.images.clone(), self.host.clone());
-        let prepared = tokio::task::spawn_blocking(move || {
-            let mut spec = microvm_spec(&images_of_host, &order, code)?;
-            let group = host.hold(&order, &mut spec)?;
-            Ok::<_, LaunchError>((spec, group))
+        let prepared = blocking(move || {
+            let spec = microvm_spec(&images_of_host, &order, code)?;
+            Ok((spec, order))
         });
-        let prepared = prepared.await.map_err(|error| LaunchError::new(error.to_string()))?;
-        let (spec, group) = prepared?;
+        let (mut spec, order) = prepared.await?;
+        // Once nothing else can fail: a shell that is given back is lost.
+        let shell = self.shells.take(Size::of(&order.function)).await;
+        let held = blocking(move || {
+            let group = host.hold_microvm(&order, &mut spec, shell)?;
+            Ok((spec, group))
+        });
+        let (spec, group) = held.await?;
         let mounts = match images.container {
             Some(_) => container_mounts(),
             None => mounts(images.layers.is_some()),
@@ -124,6 +155,14 @@ impl Launcher for MicrovmLauncher {
             self.store.forget(layers);
         }
     }
+}
+
+/// Does something that takes a while in a thread of its own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LaunchError> + Send + 'static,
+) -> Result<T, LaunchError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| LaunchError::new(error.to_string()))?
 }
 
 /// Checks a function version's configuration.
@@ -238,34 +277,57 @@ fn microvm_spec(
 }
 
 impl HostParts {
-    /// Makes the environment's control group and its jail, which its VMM is started in.
-    fn hold(
+    /// Makes the environment's control group and its jail, which its VMM is started in; or takes those of a shell, which becomes
+    /// its VMM.
+    fn hold_microvm(
         self,
         order: &LaunchOrder,
         spec: &mut MicrovmSpec,
+        shell: Option<HostShell>,
     ) -> Result<Option<EnvironmentCgroup>, LaunchError> {
         let failed = |error: CgroupError| LaunchError::new(with_causes(&error));
-        let group = CgroupSpec {
-            name: order.environment.to_string(),
-            memory_mb: order.function.memory_mb(),
-            guest_memory_mib: spec.memory_mib,
-            vcpus: spec.vcpus,
-            disks: u32::try_from(spec.disks.len()).unwrap_or(u32::MAX),
+        let (shell, group) = shell.map(|it| (it.shell, it.group)).unzip();
+        let held = match group {
+            Some(group) => self.hold_in(group),
+            None => self.hold(&CgroupSpec {
+                name: order.environment.to_string(),
+                memory_mb: order.function.memory_mb(),
+                guest_memory_mib: spec.memory_mib,
+                vcpus: spec.vcpus,
+                disks: u32::try_from(spec.disks.len()).unwrap_or(u32::MAX),
+            }),
         };
-        let group = self.cgroups.map(|cgroups| cgroups.create(&group));
-        let group = group.transpose().map_err(failed)?;
-        match (self.jails, &group) {
+        let held = held.map_err(failed)?;
+        spec.kernel_memory = self.kernel_memory();
+        (spec.shell, spec.jail, spec.cgroup) = (shell, held.jail, held.procs);
+        Ok(held.group)
+    }
+
+    /// Makes a control group, and a jail to start in it.
+    fn hold(&self, group: &CgroupSpec) -> Result<Held, CgroupError> {
+        let group = self.cgroups.as_ref().map(|cgroups| cgroups.create(group)).transpose()?;
+        self.hold_in(group)
+    }
+
+    fn hold_in(&self, group: Option<EnvironmentCgroup>) -> Result<Held, CgroupError> {
+        let held = Held::default();
+        let held = match (&self.jails, &group) {
             (Some(jails), group) => {
-                if jails.have_userfaultfd() {
-                    spec.kernel_memory = KernelMemory::Demand;
-                }
-                let folder = group.as_ref().map(EnvironmentCgroup::folder);
-                spec.jail = Some(Jail::new(jails, folder.transpose().map_err(failed)?));
+                let folder = group.as_ref().map(EnvironmentCgroup::folder).transpose()?;
+                Held { jail: Some(Jail::new(jails.clone(), folder)), ..held }
             }
-            (None, Some(group)) => spec.cgroup = Some(group.procs().map_err(failed)?),
-            (None, None) => {}
+            (None, Some(group)) => Held { procs: Some(group.procs()?), ..held },
+            (None, None) => held,
+        };
+        Ok(Held { group, ..held })
+    }
+
+    /// On demand where a VMM in a jail may.
+    fn kernel_memory(&self) -> KernelMemory {
+        match &self.jails {
+            Some(jails) if jails.have_userfaultfd() => KernelMemory::Demand,
+            _ => KernelMemory::default(),
         }
-        Ok(group)
     }
 }
 

@@ -36,6 +36,7 @@ pub fn all() -> impl Iterator<Item = (&'static str, Case)> {
         worker::concurrency::CASES,
         worker::recovery::CASES,
         worker::jail::CASES,
+        worker::shells::CASES,
         worker::lease::CASES,
         worker::many::CASES,
         worker::telling::CASES,

@@ -88,6 +88,7 @@ pub(super) fn spec(
         deadline,
         cgroup: None,
         jail: None,
+        shell: None,
     })
 }
 

@@ -9,4 +9,5 @@ pub(super) mod life;
 pub(super) mod many;
 pub(super) mod pause;
 pub(super) mod recovery;
+pub(super) mod shells;
 pub(super) mod telling;

@@ -81,6 +81,7 @@ impl Guest {
             deadline: Some(BootTime::now() + LIMIT),
             cgroup: None,
             jail: None,
+            shell: None,
         })
         .await?;
         let kill = Arc::new(Notify::new());

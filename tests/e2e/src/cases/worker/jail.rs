@@ -34,7 +34,7 @@ fn status_in(folder: &Path, name: &str) -> Result<String> {
 }
 
 /// Checks that a process is in a jail of its own.
-fn check_jail(process: Pid) -> Result<()> {
+pub(super) fn check_jail(process: Pid) -> Result<()> {
     let user: u32 =
         status(process, "Uid")?.split_whitespace().next().context("no user")?.parse()?;
     ensure!(user >= FIRST_USER, "it is user {user}");
