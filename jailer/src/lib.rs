@@ -7,3 +7,5 @@ pub mod inside;
 pub mod jail;
 pub mod spec;
 mod system;
+
+pub use system::prepare_streams;

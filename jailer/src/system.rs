@@ -2,11 +2,31 @@
 #![expect(unsafe_code, reason = "clone3, execveat, close_range and inherited descriptors")]
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use rustix::thread::UnshareFlags;
+
+/// Opens `/dev/null` wherever a standard stream is closed, so that no other file gets its number; a write to a stream that nobody
+/// reads any more becomes an error.
+///
+/// # Errors
+/// The operating system's.
+pub fn prepare_streams() -> io::Result<()> {
+    for stream in libc::STDIN_FILENO..=libc::STDERR_FILENO {
+        if !is_open(stream) {
+            // Under the lowest number that is free, which is this one.
+            let _ = File::options().read(true).write(true).open("/dev/null")?.into_raw_fd();
+        }
+    }
+    // SAFETY: to ignore a signal needs no handler.
+    if unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
 
 /// Which of the two a process is after [`clone_into`].
 pub(crate) enum Cloned {

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -91,6 +91,21 @@ impl Descriptors {
             }
         }
     }
+}
+
+/// Opens `/dev/null` wherever a standard stream is closed, so that no other file gets its number, and what is meant for the stream.
+///
+/// # Errors
+/// The operating system's.
+pub fn fill_standard_streams() -> io::Result<()> {
+    for stream in libc::STDIN_FILENO..=libc::STDERR_FILENO {
+        // SAFETY: F_GETFD takes no pointer; a number that is no open descriptor gives EBADF.
+        if unsafe { libc::fcntl(stream, libc::F_GETFD) } < 0 {
+            // Under the lowest number that is free, which is this one.
+            let _ = File::options().read(true).write(true).open("/dev/null")?.into_raw_fd();
+        }
+    }
+    Ok(())
 }
 
 /// Takes over the inherited descriptor `fd`, once it is known to be open.

@@ -88,6 +88,18 @@ pub fn let_kicks_through() -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a write to a stream that nobody reads any more an error, and no signal.
+///
+/// # Errors
+/// The operating system's.
+pub fn ignore_broken_pipes() -> io::Result<()> {
+    // SAFETY: to ignore a signal needs no handler.
+    if unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Leaves a fault of the program's own to the kernel, which ends the process by `SIGSEGV`. The standard library's handler
 /// looks whether a stack has overflowed, and takes calls for that which no filter has.
 ///

@@ -212,7 +212,7 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     }
 }
 
-// Every stream here waits for nothing: it was made so when it came. `SIGPIPE` is ignored, as in every Rust program. So
+// Every stream here waits for nothing: it was made so when it came. `SIGPIPE` is ignored. So
 // `read` and `write` will do, which are in the filter anyway.
 
 /// Reads one byte from `stream`. `None`: its end.
