@@ -14,10 +14,12 @@ use crate::limits::{
     ARTIFACT_IDLE_TIMEOUT, ARTIFACT_READ_TIMEOUT, HANG_TIMEOUT, IDLE_TIMEOUT_DEFAULT, LEASE_MAX,
     RESERVATION_LIFETIME, TIMEOUT_MAX_S,
 };
+use crate::network::addresses::PRIVATE;
 use crate::posture::Flaw;
 use value::{HumanDuration, HumanSize, Listen, SocketPath, Users};
 
 pub mod check;
+mod network;
 pub mod parse;
 pub mod place;
 pub mod reference;
@@ -50,6 +52,8 @@ pub struct Config {
     pub isolation: Isolation,
     /// Where code that is registered as an artifact comes from, and how it is served to microVMs while they run.
     pub artifacts: Artifacts,
+    /// What functions reach beyond their microVMs. Nobody reaches a microVM from outside, whatever is set here (docs/network.md).
+    pub network: Network,
     /// The socket that the worker is driven by: gRPC over mutual TLS 1.3 with AES-256-GCM.
     pub control: Control,
     /// Metrics and health over plain HTTP, without authentication.
@@ -207,6 +211,45 @@ pub struct Artifacts {
     pub read_timeout: HumanDuration,
 }
 
+/// What functions reach beyond their microVMs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// How packets of microVMs leave the host.
+    pub egress: Egress,
+    /// The link that they leave by with egress "nat". Without it, that of the default route.
+    pub uplink: Option<String>,
+    /// The bridge that they leave by with egress "bridge".
+    pub bridge: Option<String>,
+    /// The next hop on the bridge.
+    pub gateway: Option<String>,
+    /// The addresses of microVMs' ends on the host, one for each: a range of at most 24 bits behind its prefix and at least 3. With
+    /// egress "nat" nobody else sees them; with "bridge" they are those of the bridge's network that are kept for microVMs. The host drops what
+    /// anybody else sends from them.
+    pub links: String,
+    /// The servers that resolve names, at most three IPv4 addresses. Their port 53 is reached also if deny has them.
+    pub dns: Vec<String>,
+    /// Ranges that no microVM reaches, at most 256. Never reached are the host's own addresses, other microVMs, and what is
+    /// link-local (metadata services), loopback, multicast or broadcast.
+    pub deny: Vec<String>,
+    /// Ranges that microVMs reach although deny has them, at most 256.
+    pub allow: Vec<String>,
+    /// How many networks are made ahead of need: 0 to 256.
+    pub ready: u32,
+}
+
+/// How packets of microVMs leave the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Egress {
+    /// not at all: microVMs have no network device
+    None,
+    /// forwarded, with the address of the host
+    Nat,
+    /// as frames on a bridge of the host's, with an address of links
+    Bridge,
+}
+
 /// The socket that the worker is driven by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -318,6 +361,22 @@ impl Default for Artifacts {
             memory: None,
             idle_timeout: HumanDuration(ARTIFACT_IDLE_TIMEOUT),
             read_timeout: HumanDuration(ARTIFACT_READ_TIMEOUT),
+        }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            egress: Egress::None,
+            uplink: None,
+            bridge: None,
+            gateway: None,
+            links: String::from("198.18.0.0/16"),
+            dns: Vec::new(),
+            deny: PRIVATE.iter().map(ToString::to_string).collect(),
+            allow: Vec::new(),
+            ready: 4,
         }
     }
 }

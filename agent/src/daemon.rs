@@ -32,6 +32,7 @@ use crate::images::{Images, ImagesError};
 use crate::jail::{JailError, Jails};
 use crate::metrics::exporter::{Exporter, ExporterError, UPKEEP_INTERVAL};
 use crate::metrics::host;
+use crate::network::{self, Network, NetworkError};
 use crate::posture::{self, Posture};
 use crate::worker::WorkerHandle;
 use crate::worker::microvms::HostParts;
@@ -126,6 +127,9 @@ pub enum DaemonError {
     /// The jails, which the configuration requires.
     #[error("microVMs cannot have jails, which isolation.jail requires")]
     Jail(#[source] JailError),
+    /// The networks, which the configuration asks for.
+    #[error("microVMs cannot have networks, which network.egress asks for")]
+    Network(#[source] NetworkError),
     /// The artifacts.
     #[error(transparent)]
     Artifacts(#[from] artifacts::ArtifactsError),
@@ -161,9 +165,11 @@ pub fn run(config: &Config) -> Result<DaemonEnd, DaemonError> {
     let posture = look_at_host(config, &images)?;
     let lock = StateLock::take(&places.state_dir)?;
     leftovers::sweep(&lock, images.vmm(), &places.state_dir);
+    let network = open_network(config, &places)?;
     let host = HostParts {
         cgroups: open_cgroups(config)?,
         jails: find_jails(config, &images)?,
+        network: network.clone(),
         shells: usize::try_from(config.isolation.shells).unwrap_or_default(),
     };
     let origin = artifacts::open(config, &places)?;
@@ -174,6 +180,9 @@ pub fn run(config: &Config) -> Result<DaemonEnd, DaemonError> {
     let ended = runtime.block_on(serving);
     // A task that still computes cannot hold the process back.
     runtime.shutdown_timeout(END_PATIENCE);
+    if let Some(network) = network {
+        network.close();
+    }
     drop(lock);
     ended
 }
@@ -234,6 +243,18 @@ fn find_jails(config: &Config, images: &Images) -> Result<Option<Jails>, DaemonE
             })
             .ok()),
     }
+}
+
+/// The microVMs' networks, if they are to have any. What a killed agent left of its own is removed in any case.
+fn open_network(config: &Config, places: &Places) -> Result<Option<Arc<Network>>, DaemonError> {
+    let Some(spec) = config.network_spec(&places.state_dir) else {
+        if let Err(error) = network::sweep(&places.state_dir) {
+            tracing::warn!(reason = with_causes(&error), "a part of the network before stays");
+        }
+        return Ok(None);
+    };
+    let network = Network::open(&spec).map_err(DaemonError::Network)?;
+    Ok(Some(Arc::new(network)))
 }
 
 /// Everything that runs beside the worker.

@@ -70,6 +70,7 @@ impl Launcher for FakeLauncher {
             share: None,
             at: Moment::now(),
             mounts: [None; MOUNTS_MAX],
+            network: None,
             container: order.images.container.clone(),
             first_release: None,
         })

@@ -33,6 +33,7 @@ pub mod link;
 pub mod log;
 pub mod metrics;
 pub mod microvm;
+pub mod network;
 pub mod posture;
 pub mod report;
 pub mod run;

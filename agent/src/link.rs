@@ -128,6 +128,8 @@ pub struct Configuration {
     pub container: Option<Arc<Container>>,
     /// The disks, in the order in which they are mounted.
     pub mounts: [Option<Mount>; MOUNTS_MAX],
+    /// What its network device is set up with, if it has one.
+    pub network: Option<votive_protocol::Network>,
     /// `AWS_LAMBDA_LOG_STREAM_NAME`
     pub log_stream: String,
     /// `AWS_LAMBDA_INITIALIZATION_TYPE`
@@ -200,6 +202,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
             uid: RUNTIME_UID,
             gid: RUNTIME_GID,
             mounts: configuration.mounts,
+            network: configuration.network,
             initialization: configuration.initialization,
             function_name: function.name(),
             function_version: function.version(),

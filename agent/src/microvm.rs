@@ -23,6 +23,7 @@ use crate::function::Function;
 use crate::images::Images;
 use crate::jail::{Ended, Jail, JailError};
 use crate::limits::{MARK_LINE_MAX, MARKS_MAX, PIPE_GRACE};
+use crate::network::addresses::{GUEST_MAC, MTU};
 
 mod control;
 mod options;
@@ -59,6 +60,8 @@ pub struct MicrovmSpec {
     pub memory_mib: u32,
     /// Its disks: `/dev/vda`, `/dev/vdb`, ...
     pub disks: Vec<Disk>,
+    /// The tap of its network device; there is none without.
+    pub tap: Option<File>,
     /// Where its serial console goes; there is none without.
     pub console: Option<File>,
     /// How its kernel gets into its memory.
@@ -74,7 +77,7 @@ pub struct MicrovmSpec {
 }
 
 impl MicrovmSpec {
-    /// A microVM for a function, with these disks: no console, no deadline, no control group.
+    /// A microVM for a function, with these disks: no network, no console, no deadline, no control group.
     #[must_use]
     pub fn new(images: &Images, function: &Function, disks: Vec<Disk>) -> Self {
         Self {
@@ -84,6 +87,7 @@ impl MicrovmSpec {
             vcpus: function.vcpus(),
             memory_mib: function.microvm_memory_mib(),
             disks,
+            tap: None,
             console: None,
             kernel_memory: KernelMemory::default(),
             deadline: None,
@@ -277,6 +281,11 @@ impl Microvm {
         }
         for disk in spec.disks {
             options.parts("--disk", disk.parts());
+        }
+        if let Some(tap) = spec.tap {
+            let rest = format!(",mac={GUEST_MAC},mtu={MTU}");
+            let parts = vec![Part::from("tap="), Part::Descriptor(tap.into()), Part::Text(rest)];
+            options.parts("--net", parts);
         }
         let vsock = format!("cid={GUEST_CID},port={AGENT_PORT}:");
         options.parts("--vsock", vec![Part::Text(vsock), Part::Descriptor(guest_end.into())]);

@@ -403,6 +403,7 @@ fn configuration() -> Configure<'static> {
         uid: 993,
         gid: 990,
         mounts: [None; limits::MOUNTS_MAX],
+        network: None,
         initialization: InitializationType::OnDemand,
         account_id: "012345678912",
         function_name: "test_function",

@@ -3,6 +3,7 @@
 mod cgroup;
 mod file_systems;
 mod filter;
+mod network;
 mod process;
 mod system;
 mod vsock;
@@ -169,7 +170,7 @@ fn listen() -> Result<OwnedFd, Problem> {
         None,
     )
     .map_err(problem)?;
-    system::bring_up_loopback(socket.as_fd()).map_err(problem)?;
+    system::bring_up(socket.as_fd(), system::LOOPBACK).map_err(problem)?;
     // Connections inherit this: an answer leaves at once, and is not held back until an earlier one is acknowledged.
     rustix::net::sockopt::set_tcp_nodelay(&socket, true).map_err(problem)?;
     let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, RUNTIME_API_PORT);
@@ -201,6 +202,9 @@ impl Platform for Guest {
         self.say("configured");
         set_clock(configure.realtime_ns).map_err(system_problem("clock_settime"))?;
         self.cgroup = Some(Cgroup::make(configure.memory_bytes)?);
+        if let Some(network) = &configure.network {
+            network::set_up(network)?;
+        }
         file_systems::mount_root(configure)?;
         self.say("mounted");
         Ok(())

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::{check_len, decode_postcard, encode_postcard, encode_raw};
 use crate::limits::{
-    ARGUMENTS_MAX, CONTEXT_MAX, ENVIRONMENT_MAX, MOUNTS_MAX, REQUEST_PAYLOAD_MAX, STRING_MAX,
+    ARGUMENTS_MAX, CONTEXT_MAX, DNS_SERVERS_MAX, ENVIRONMENT_MAX, MOUNTS_MAX, REQUEST_PAYLOAD_MAX,
+    STRING_MAX,
 };
 use crate::{ByteList, FrameError, InvocationId, Kind};
 
@@ -37,6 +38,8 @@ pub struct Configure<'a> {
     pub gid: u32,
     /// What to mount, in this order.
     pub mounts: [Option<Mount>; MOUNTS_MAX],
+    /// The network device `eth0`; without it there is none but loopback.
+    pub network: Option<Network>,
     /// How this environment came to be; the value of `AWS_LAMBDA_INITIALIZATION_TYPE`.
     pub initialization: InitializationType,
     /// The account's id, for extensions that ask for it (`Lambda-Extension-Accept-Feature: accountId`); may be empty.
@@ -67,6 +70,19 @@ pub struct Configure<'a> {
     /// Credentials, `KEY=VALUE`; they override the function's own variables.
     #[serde(borrow)]
     pub credentials: ByteList<'a>,
+}
+
+/// What `eth0` is set up with: IPv4 alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its address.
+    pub address: [u8; 4],
+    /// Bits of it that its neighbours share.
+    pub prefix: u8,
+    /// The default route's next hop.
+    pub gateway: [u8; 4],
+    /// Name servers, for `/etc/resolv.conf`.
+    pub dns: [Option<[u8; 4]>; DNS_SERVERS_MAX],
 }
 
 /// A block device and where it goes.

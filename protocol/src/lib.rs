@@ -44,8 +44,8 @@ pub use guest::{
     TelemetryTypes,
 };
 pub use host::{
-    Configure, FileSystem, HostFrame, InitializationType, Invoke, Mount, MountTarget, ResetReason,
-    Shutdown, ShutdownReason,
+    Configure, FileSystem, HostFrame, InitializationType, Invoke, Mount, MountTarget, Network,
+    ResetReason, Shutdown, ShutdownReason,
 };
 pub use id::InvocationId;
 pub use list::{ByteList, ByteListIter};
@@ -55,4 +55,4 @@ pub const AGENT_CID: u32 = 2;
 /// The vsock port on which the agent waits for PID 1.
 pub const AGENT_PORT: u32 = 1024;
 /// The version of this protocol. Agent and PID 1 ship together; a mismatch is a [`FaultCode::ProtocolVersion`].
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;

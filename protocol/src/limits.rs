@@ -10,6 +10,8 @@ pub const RESPONSE_PAYLOAD_MAX: u64 = 6 * 1024 * 1024 + 100;
 pub const STREAMED_RESPONSE_MAX: u64 = 200 * 1024 * 1024;
 /// Disks a microVM may be told to mount: root, code, merged layers, scratch, and four to spare.
 pub const MOUNTS_MAX: usize = 8;
+/// Name servers a function may have: as many as `resolv.conf(5)` has (`MAXNS`).
+pub const DNS_SERVERS_MAX: usize = 3;
 /// The longest string field (ARNs, handlers, trace ids) in bytes.
 pub const STRING_MAX: usize = 1024;
 /// The longest `Lambda-Runtime-Client-Context` or `-Cognito-Identity` in bytes (the former is 3,583 bytes at AWS).

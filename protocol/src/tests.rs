@@ -4,16 +4,17 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::limits::{
-    ARGUMENTS_MAX, CONTEXT_MAX, ENVIRONMENT_MAX, ERROR_BODY_MAX, EXTENSION_ERROR_MAX,
-    EXTENSION_NAME_MAX, MOUNTS_MAX, REQUEST_PAYLOAD_MAX, STRING_MAX, XRAY_CAUSE_MAX,
+    ARGUMENTS_MAX, CONTEXT_MAX, DNS_SERVERS_MAX, ENVIRONMENT_MAX, ERROR_BODY_MAX,
+    EXTENSION_ERROR_MAX, EXTENSION_NAME_MAX, MOUNTS_MAX, REQUEST_PAYLOAD_MAX, STRING_MAX,
+    XRAY_CAUSE_MAX,
 };
 use crate::{
     BODY_MAX, ByteList, Configure, Done, Down, ExitStatus, Extension, ExtensionEvents,
     ExtensionExited, ExtensionFault, Fault, FaultCode, FileSystem, FrameError, GuestFrame,
     HEADER_LEN, Header, Hello, HostFrame, InitializationType, InvocationId, Invoke, Kind,
-    LogStream, Mount, MountTarget, Phase, PhaseName, ResetReason, ResponseEnd, ResponseMode,
-    ResponseOutcome, ResponseStart, RuntimeError, RuntimeErrorScope, RuntimeExited, Shutdown,
-    ShutdownReason, Subscription, TelemetryTypes, VERSION, fuzz,
+    LogStream, Mount, MountTarget, Network, Phase, PhaseName, ResetReason, ResponseEnd,
+    ResponseMode, ResponseOutcome, ResponseStart, RuntimeError, RuntimeErrorScope, RuntimeExited,
+    Shutdown, ShutdownReason, Subscription, TelemetryTypes, VERSION, fuzz,
 };
 
 const ID: InvocationId = InvocationId([
@@ -31,6 +32,12 @@ fn configure() -> Configure<'static> {
         uid: 993,
         gid: 990,
         mounts,
+        network: Some(Network {
+            address: [192, 0, 0, 2],
+            prefix: 30,
+            gateway: [192, 0, 0, 1],
+            dns: [Some([192, 0, 2, 53]), None, None],
+        }),
         initialization: InitializationType::OnDemand,
         account_id: "123456789012",
         function_name: "hello",
@@ -573,6 +580,12 @@ fn the_largest_frames_fit() {
             uid: u32::MAX,
             gid: u32::MAX,
             mounts: [Some(mount); MOUNTS_MAX],
+            network: Some(Network {
+                address: [255; 4],
+                prefix: 255,
+                gateway: [255; 4],
+                dns: [Some([255; 4]); DNS_SERVERS_MAX],
+            }),
             initialization: InitializationType::SnapStart,
             account_id: &longest,
             function_name: &longest,
@@ -639,6 +652,17 @@ fn any_list() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+fn any_network() -> impl Strategy<Value = Option<Network>> {
+    let dns = any::<[Option<[u8; 4]>; DNS_SERVERS_MAX]>();
+    let network = (any::<[u8; 4]>(), any::<u8>(), any::<[u8; 4]>(), dns);
+    proptest::option::of(network.prop_map(|(address, prefix, gateway, dns)| Network {
+        address,
+        prefix,
+        gateway,
+        dns,
+    }))
+}
+
 fn any_mount() -> impl Strategy<Value = Option<Mount>> {
     let target = prop_oneof![
         Just(MountTarget::Root),
@@ -665,6 +689,7 @@ proptest! {
         mounts in proptest::array::uniform8(any_mount()),
         texts in proptest::array::uniform9(any_text(STRING_MAX)),
         lists in proptest::array::uniform3(any_list()),
+        network in any_network(),
     ) {
         let frame = HostFrame::Configure(Configure {
             realtime_ns: numbers.0,
@@ -672,6 +697,7 @@ proptest! {
             uid: numbers.2,
             gid: numbers.3,
             mounts,
+            network,
             initialization: InitializationType::ProvisionedConcurrency,
             account_id: &texts[8],
             function_name: &texts[0],

@@ -63,6 +63,10 @@ impl Config {
         self.judge_isolation(&mut judge);
         self.judge_artifacts(&mut judge);
         self.judge_sockets(&mut judge);
+        for (field, message) in self.network.read(Path::new("/")).err().unwrap_or_default() {
+            // It repeats what was given, which may be anything.
+            judge.wrong(field, message.replace(char::is_control, " "));
+        }
         if let Err(error) = EnvFilter::try_new(&self.log.level) {
             let level = &self.log.level;
             let allowed = "off, error, warn, info, debug, trace or directives are";

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 
 use super::place::{NoPlace, Places, Surroundings};
 use super::value::{HumanDuration, HumanSize, Listen, SocketPath};
-use super::{Cgroups, Config, JailMode, LeaseSource, LogFormat, OnFlaw, parse::parse, reference};
+use super::{
+    Cgroups, Config, Egress, JailMode, LeaseSource, LogFormat, OnFlaw, parse::parse, reference,
+};
 use crate::posture::Flaw;
 
 /// The problems of a text, as they are shown.
@@ -65,6 +67,16 @@ fn every_field_is_read() {
         keys = "/etc/keys"
         [metrics]
         listen = "off"
+        [network]
+        egress = "bridge"
+        uplink = "eth1"
+        bridge = "br0"
+        gateway = "192.0.2.1"
+        links = "192.0.2.128/25"
+        dns = ["192.0.2.53"]
+        deny = ["10.0.0.0/8"]
+        allow = ["10.1.2.3"]
+        ready = 8
         [log]
         level = "warn,votive_agent::worker=debug"
         format = "json"
@@ -113,6 +125,18 @@ fn every_field_is_read() {
     assert_eq!(config.control.tcp.to_string(), "[2001:db8::1]:9443");
     assert_eq!(config.control.keys, Some(PathBuf::from("/etc/keys")));
     assert_eq!(config.metrics.listen, Listen::Off);
+    let network = crate::config::Network {
+        egress: Egress::Bridge,
+        uplink: Some(String::from("eth1")),
+        bridge: Some(String::from("br0")),
+        gateway: Some(String::from("192.0.2.1")),
+        links: String::from("192.0.2.128/25"),
+        dns: vec![String::from("192.0.2.53")],
+        deny: vec![String::from("10.0.0.0/8")],
+        allow: vec![String::from("10.1.2.3")],
+        ready: 8,
+    };
+    assert_eq!(config.network, network);
     assert_eq!(config.log.level, "warn,votive_agent::worker=debug");
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.host.posture, OnFlaw::Warn);
@@ -155,7 +179,7 @@ fn an_unknown_field_is_refused_with_the_name_that_was_meant() {
         ("[log]\nzzzz = 1", "line 2: log.zzzz: there is no such field; there are: format, level"),
         (
             "zzzzzzzz = 1",
-            "line 1: zzzzzzzz: there is no such field; there are: artifacts, capacity, control, environments, host, isolation, lease, log, metrics, worker",
+            "line 1: zzzzzzzz: there is no such field; there are: artifacts, capacity, control, environments, host, isolation, lease, log, metrics, network, worker",
         ),
         (
             "log.\"le\\nvel\" = 1",
@@ -429,7 +453,7 @@ fn places_come_from_the_file_then_systemd_then_the_user() {
 #[test]
 fn every_field_is_documented() {
     let sections = reference::sections();
-    assert_eq!(sections.len(), 10);
+    assert_eq!(sections.len(), 11);
     for section in sections {
         assert!(section.text.ends_with('.'), "{}", section.name);
         for field in section.fields {

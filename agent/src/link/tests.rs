@@ -82,6 +82,7 @@ fn the_largest_configuration_and_payload_can_be_sent() {
         realtime_ns: 1,
         container: None,
         mounts: [None; MOUNTS_MAX],
+        network: None,
         log_stream: String::from("s"),
         initialization: InitializationType::OnDemand,
     };
@@ -165,6 +166,7 @@ fn the_largest_container_s_process_can_be_sent() {
         realtime_ns: 1,
         container: Some(Arc::new(container)),
         mounts: [None; MOUNTS_MAX],
+        network: None,
         log_stream: String::from("s"),
         initialization: InitializationType::OnDemand,
     };

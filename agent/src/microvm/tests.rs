@@ -62,6 +62,7 @@ async fn a_program_that_is_missing_is_named() {
         vcpus: 1,
         memory_mib: 128,
         disks: Vec::new(),
+        tap: None,
         console: None,
         kernel_memory: KernelMemory::default(),
         deadline: None,

@@ -207,6 +207,7 @@ struct Actor {
     environment: Environment,
     timeline: Timeline,
     mounts: [Option<Mount>; MOUNTS_MAX],
+    network: Option<votive_protocol::Network>,
     container: Option<Arc<Container>>,
     first_release: Option<FirstRelease>,
     guest: mpsc::Receiver<Event>,
@@ -263,6 +264,7 @@ impl Actor {
             environment: Environment::new(environment, spec.clock.now()),
             timeline: Timeline { spawned: Some(launched.at), ..Timeline::default() },
             mounts: launched.mounts,
+            network: launched.network,
             container: launched.container,
             first_release: launched.first_release,
             guest,
@@ -527,6 +529,7 @@ impl Actor {
             function: Function::clone(&self.function),
             realtime_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
             mounts: self.mounts,
+            network: self.network,
             container: self.container.clone(),
             log_stream: format!("{date}/[{}]{instance}", self.function.version()),
             initialization: match self.initialization {

@@ -66,6 +66,8 @@ pub struct Launched {
     pub at: Moment,
     /// Its disks, as its guest mounts them.
     pub mounts: [Option<Mount>; MOUNTS_MAX],
+    /// What its guest sets its network device up with, if it has one.
+    pub network: Option<votive_protocol::Network>,
     /// Its process, if it is a container image's.
     pub container: Option<Arc<Container>>,
     /// What is to be done when the first invocation is over after which it can go on.

@@ -16,6 +16,7 @@ use crate::images::Images;
 use crate::jail::{Jail, Jails};
 use crate::limits::{LAYERS_MAX, PACKING_AT_ONCE, SCRATCH_MIN_MB};
 use crate::microvm::{Disk, KernelMemory, Microvm, MicrovmSpec, Spawned};
+use crate::network::{Attachment, Lease, Network, NetworkError};
 use crate::scratch;
 use crate::shells::{Shells, Size};
 use crate::worker::api::{CodeSource, FunctionVersionSpec, RegisterError};
@@ -41,6 +42,8 @@ pub struct HostParts {
     pub cgroups: Option<Cgroups>,
     /// Their jails.
     pub jails: Option<Jails>,
+    /// Their networks.
+    pub network: Option<Arc<Network>>,
     /// How many VMMs of each size are started ahead ([`crate::shells`]).
     pub shells: usize,
 }
@@ -124,13 +127,16 @@ impl Launcher for MicrovmLauncher {
             Ok((spec, order))
         });
         let (mut spec, order) = prepared.await?;
+        let network = self.host.attach().await;
+        let network = network.map_err(|error| LaunchError::new(with_causes(&error)))?;
         // Once nothing else can fail: a shell that is given back is lost.
         let shell = self.shells.take(Size::of(&order.function)).await;
         let held = blocking(move || {
             let group = host.hold_microvm(&order, &mut spec, shell)?;
-            Ok((spec, group))
+            let lease = network.map(|network| give(&mut spec, network));
+            Ok((spec, group, lease))
         });
-        let (spec, group) = held.await?;
+        let (spec, group, lease) = held.await?;
         let mounts = match images.container {
             Some(_) => container_mounts(),
             None => mounts(images.layers.is_some()),
@@ -141,9 +147,13 @@ impl Launcher for MicrovmLauncher {
         tokio::spawn(heard.map_err(|error| LaunchError::new(error.to_string()))?);
         let container = images.container.clone();
         let launched = Launched { container, first_release, ..launched(spawned, mounts) };
-        Ok(match group {
+        let launched = match group {
             Some(group) => launched.in_group(group),
             None => launched,
+        };
+        Ok(match (lease, &self.host.network) {
+            (Some(lease), Some(network)) => launched.in_network(lease, network.settings()),
+            _ => launched,
         })
     }
 
@@ -155,6 +165,16 @@ impl Launcher for MicrovmLauncher {
             self.store.forget(layers);
         }
     }
+}
+
+/// Gives a microVM its network, and its jail the namespace. A VMM that was started ahead stays in an empty one, and has the tap.
+fn give(spec: &mut MicrovmSpec, network: Attachment) -> Lease {
+    let Attachment { device, lease } = network;
+    spec.tap = Some(device.tap);
+    if let Some(jail) = &mut spec.jail {
+        jail.network = Some(device.namespace);
+    }
+    lease
 }
 
 /// Does something that takes a while in a thread of its own.
@@ -277,6 +297,14 @@ fn microvm_spec(
 }
 
 impl HostParts {
+    /// A network for a microVM, if they have any.
+    async fn attach(&self) -> Result<Option<Attachment>, NetworkError> {
+        match &self.network {
+            Some(network) => network.take().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Makes the environment's control group and its jail, which its VMM is started in; or takes those of a shell, which becomes
     /// its VMM.
     fn hold_microvm(
@@ -379,6 +407,7 @@ pub(crate) fn launched(spawned: Spawned, mounts: [Option<Mount>; MOUNTS_MAX]) ->
         share: None,
         at,
         mounts,
+        network: None,
         container: None,
         first_release: None,
     }
@@ -400,6 +429,17 @@ impl Launched {
             end
         });
         Self { share: Some(share), end, ..self }
+    }
+
+    /// The same with a network that its end takes along.
+    fn in_network(self, lease: Lease, settings: votive_protocol::Network) -> Self {
+        let ended = self.end;
+        let end = Box::pin(async move {
+            let end = ended.await;
+            drop(lease);
+            end
+        });
+        Self { network: Some(settings), end, ..self }
     }
 }
 

@@ -11,6 +11,7 @@ fn configure<'a>(environment: &'a [u8], credentials: &'a [u8]) -> Configure<'a> 
         uid: 993,
         gid: 990,
         mounts: [None; MOUNTS_MAX],
+        network: None,
         initialization: InitializationType::OnDemand,
         account_id: "012345678912",
         function_name: "f",

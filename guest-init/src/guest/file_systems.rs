@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use votive_protocol::{Configure, FaultCode, FileSystem, Mount, MountTarget};
 
+use super::network::RESOLVER;
 use crate::worker::Problem;
 
 /// What PID 1 needs itself, in the initramfs. The first is seen by the runtime later, the second never is.
@@ -85,6 +86,9 @@ pub(super) fn mount_root(configure: &Configure<'_>) -> Result<(), Problem> {
             .map_err(|errno| problem(errno, "/tmp"))?;
     }
     make_devices()?;
+    if configure.network.is_some() {
+        show_resolver().map_err(|errno| problem(errno, "/etc/resolv.conf"))?;
+    }
     check_mount_point("/root/proc").map_err(|errno| problem(errno, "/proc"))?;
     rustix::mount::mount_move("/proc", "/root/proc").map_err(|errno| problem(errno, "/proc"))?;
     rustix::process::chdir(NEW_ROOT).map_err(|errno| problem(errno, NEW_ROOT))?;
@@ -126,6 +130,31 @@ fn mount_disk(disk: &Mount) -> Result<(), Problem> {
 fn check_mount_point(path: &str) -> Result<(), Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).map(drop)
+}
+
+/// Puts the name servers' file in its place, read-only. An image that has no file there goes without.
+fn show_resolver() -> Result<(), Errno> {
+    const PLACE: &str = "/root/etc/resolv.conf";
+    if !is_plain_file(PLACE)? {
+        return Ok(());
+    }
+    rustix::mount::mount_bind(RESOLVER, PLACE)?;
+    let safe = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let flags = MountFlags::BIND | MountFlags::RDONLY | safe;
+    rustix::mount::mount_remount(PLACE, flags, "")
+}
+
+/// Whether there is a file that no link leads to.
+fn is_plain_file(path: &str) -> Result<bool, Errno> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        Ok(file) => {
+            let stat = rustix::fs::fstat(&file)?;
+            Ok(FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+        }
+        Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Makes the runtime's `/dev`.

@@ -205,26 +205,110 @@ pub(super) fn shared_words<const N: usize>() -> Result<&'static [AtomicU32; N], 
     Ok(unsafe { &*page.cast() })
 }
 
+/// A network device's name, padded.
+pub(super) type DeviceName = [u8; 16];
+/// The loopback device.
+pub(super) const LOOPBACK: DeviceName = *b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+/// The device of a function that has a network.
+pub(super) const NETWORK_DEVICE: DeviceName = *b"eth0\0\0\0\0\0\0\0\0\0\0\0\0";
+
 /// `struct ifreq` of linux/if.h, as SIOCSIFFLAGS reads it.
 #[repr(C)]
-struct InterfaceRequest {
-    name: [u8; 16],
+struct FlagsRequest {
+    name: DeviceName,
     flags: u16,
     rest: [u8; 22],
 }
 
-const _: () = assert!(size_of::<InterfaceRequest>() == 40);
+/// `struct ifreq` of linux/if.h, as the calls read it that set an address.
+#[repr(C)]
+struct AddressRequest {
+    name: DeviceName,
+    address: SocketAddress,
+    rest: [u8; 8],
+}
 
-/// Brings the loopback device up.
-pub(super) fn bring_up_loopback(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+/// `struct sockaddr_in` of linux/in.h.
+#[repr(C)]
+struct SocketAddress {
+    family: u16,
+    port: u16,
+    address: [u8; 4],
+    rest: [u8; 8],
+}
+
+/// `struct rtentry` of linux/route.h, with the numbers that nobody asks for as zeros.
+#[repr(C)]
+struct RouteRequest {
+    hash: u64,
+    destination: SocketAddress,
+    gateway: SocketAddress,
+    mask: SocketAddress,
+    flags: u16,
+    rest: [u16; 31],
+}
+
+const _: () = assert!(size_of::<FlagsRequest>() == 40);
+const _: () = assert!(size_of::<AddressRequest>() == 40);
+const _: () = assert!(size_of::<RouteRequest>() == 120);
+
+impl SocketAddress {
+    fn of(address: [u8; 4]) -> Self {
+        const AF_INET: u16 = 2;
+        Self { family: AF_INET, port: 0, address, rest: [0; 8] }
+    }
+}
+
+/// Brings a network device up.
+pub(super) fn bring_up(socket: BorrowedFd<'_>, name: DeviceName) -> Result<(), Errno> {
     const SIOCSIFFLAGS: usize = 0x8914;
     const IFF_UP: u16 = 1;
-    let mut request = InterfaceRequest { name: [0; 16], flags: IFF_UP, rest: [0; 22] };
-    request.name[..2].copy_from_slice(b"lo");
-    let fd = usize::try_from(socket.as_raw_fd()).unwrap_or(usize::MAX);
-    let pointer = (&raw mut request) as usize;
+    let request = FlagsRequest { name, flags: IFF_UP, rest: [0; 22] };
+    let pointer = (&raw const request) as usize;
     // SAFETY: `pointer` is valid for an `ifreq`, which is all that this ioctl reads.
-    unsafe { call(raw::__NR_ioctl, [fd, SIOCSIFFLAGS, pointer, 0, 0]) }.map(drop)
+    unsafe { call(raw::__NR_ioctl, [number_of(socket), SIOCSIFFLAGS, pointer, 0, 0]) }.map(drop)
+}
+
+/// Gives [`NETWORK_DEVICE`] its address.
+pub(super) fn set_address(socket: BorrowedFd<'_>, address: [u8; 4]) -> Result<(), Errno> {
+    const SIOCSIFADDR: usize = 0x8916;
+    let address = SocketAddress::of(address);
+    let request = AddressRequest { name: NETWORK_DEVICE, address, rest: [0; 8] };
+    let pointer = (&raw const request) as usize;
+    // SAFETY: `pointer` is valid for an `ifreq`, which is all that this ioctl reads.
+    unsafe { call(raw::__NR_ioctl, [number_of(socket), SIOCSIFADDR, pointer, 0, 0]) }.map(drop)
+}
+
+/// Tells [`NETWORK_DEVICE`] which bits of its address its neighbours share.
+pub(super) fn set_mask(socket: BorrowedFd<'_>, mask: [u8; 4]) -> Result<(), Errno> {
+    const SIOCSIFNETMASK: usize = 0x891c;
+    let address = SocketAddress::of(mask);
+    let request = AddressRequest { name: NETWORK_DEVICE, address, rest: [0; 8] };
+    let pointer = (&raw const request) as usize;
+    // SAFETY: `pointer` is valid for an `ifreq`, which is all that this ioctl reads.
+    unsafe { call(raw::__NR_ioctl, [number_of(socket), SIOCSIFNETMASK, pointer, 0, 0]) }.map(drop)
+}
+
+/// Sends everything that has no other way to `gateway`.
+pub(super) fn add_default_route(socket: BorrowedFd<'_>, gateway: [u8; 4]) -> Result<(), Errno> {
+    const SIOCADDRT: usize = 0x890b;
+    const RTF_UP_AND_GATEWAY: u16 = 3;
+    let request = RouteRequest {
+        hash: 0,
+        destination: SocketAddress::of([0; 4]),
+        gateway: SocketAddress::of(gateway),
+        mask: SocketAddress::of([0; 4]),
+        flags: RTF_UP_AND_GATEWAY,
+        rest: [0; 31],
+    };
+    let pointer = (&raw const request) as usize;
+    // SAFETY: `pointer` is valid for an `rtentry`, which is all that this ioctl reads: the pointer in it is null.
+    unsafe { call(raw::__NR_ioctl, [number_of(socket), SIOCADDRT, pointer, 0, 0]) }.map(drop)
+}
+
+/// A descriptor as an argument.
+fn number_of(descriptor: BorrowedFd<'_>) -> usize {
+    usize::try_from(descriptor.as_raw_fd()).unwrap_or(usize::MAX)
 }
 
 /// Opens the kernel's log.

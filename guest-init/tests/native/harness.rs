@@ -343,6 +343,7 @@ impl Harness {
             uid: 993,
             gid: 990,
             mounts: [None; MOUNTS_MAX],
+            network: None,
             initialization: InitializationType::OnDemand,
             account_id: "012345678912",
             function_name: "test_function",

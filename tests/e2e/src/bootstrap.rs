@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Signal, getpid, kill_process};
 
 mod inspect;
+mod reach;
 mod tell;
 
 /// The most that a buffered response may have.

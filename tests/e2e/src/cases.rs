@@ -8,6 +8,7 @@ mod environment;
 mod failures;
 mod jails;
 mod lazy;
+mod network;
 mod pauses;
 mod shares;
 mod sizes;
@@ -41,6 +42,9 @@ pub fn all() -> impl Iterator<Item = (&'static str, Case)> {
         worker::many::CASES,
         worker::telling::CASES,
         worker::artifacts::CASES,
+        network::frames::CASES,
+        network::bridge::CASES,
+        network::microvms::CASES,
     ]
     .into_iter()
     .flatten()

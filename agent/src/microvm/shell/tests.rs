@@ -189,6 +189,7 @@ async fn a_microvm_whose_shell_has_ended_is_started_without() {
         vcpus: 1,
         memory_mib: 128,
         disks: Vec::new(),
+        tap: None,
         console: None,
         kernel_memory: KernelMemory::default(),
         deadline: None,

@@ -10,6 +10,7 @@ const FILES: &[&str] = &[
     "guest-init/src/main.rs",
     "jailer/src/main.rs",
     "jailer/src/system.rs",
+    "tap/src/lib.rs",
     "tests/e2e/src/bin/votive-compromised.rs",
     "tests/hostile/guest/src/entry.rs",
     "tests/hostile/guest/src/machine.rs",

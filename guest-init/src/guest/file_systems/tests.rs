@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use rustix::io::Errno;
 
-use super::check_mount_point;
+use super::{check_mount_point, is_plain_file};
 
 #[test]
 fn a_mount_point_is_a_folder_of_the_image() {
@@ -27,5 +27,26 @@ fn a_mount_point_is_a_folder_of_the_image() {
     ] {
         let path = root.join(path);
         assert_eq!(check_mount_point(path.to_str().unwrap()), expect, "{}", path.display());
+    }
+}
+
+#[test]
+fn a_file_is_covered_only_where_no_link_leads() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path().canonicalize().unwrap();
+    fs::create_dir_all(root.join("etc")).unwrap();
+    fs::write(root.join("etc/resolv.conf"), b"").unwrap();
+    symlink("resolv.conf", root.join("etc/link")).unwrap();
+    symlink("etc", root.join("folder")).unwrap();
+    for (path, expect) in [
+        ("etc/resolv.conf", true),
+        ("etc/link", false),
+        ("folder/resolv.conf", false),
+        ("etc", false),
+        ("missing", false),
+        ("etc/resolv.conf/below", false),
+    ] {
+        let path = root.join(path);
+        assert_eq!(is_plain_file(path.to_str().unwrap()), Ok(expect), "{}", path.display());
     }
 }

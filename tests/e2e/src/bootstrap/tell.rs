@@ -33,7 +33,7 @@ pub(super) fn spin() {
 
 /// Serves one invocation; `Some` ends the runtime. The event's fields are what is to happen, in this order: `print` (a line of
 /// the log), `write` (a file in `/tmp`), `sleepMs`, `throw`, `exit`, `fill` (all of the memory). `opt` asks for the
-/// files in `/opt`, `env` for a variable, `read` for what comes of reading a file.
+/// files in `/opt`, `env` for a variable, `read` for what comes of reading a file, `reach` for what comes of connecting to addresses.
 pub(super) fn invoke(id: &str, next: &Response) -> Result<Option<u8>> {
     let before = SPINS.load(Ordering::Relaxed);
     let event: Value = serde_json::from_slice(&next.body)?;
@@ -78,6 +78,11 @@ pub(super) fn invoke(id: &str, next: &Response) -> Result<Option<u8>> {
     }
     if let Some(path) = event["read"].as_str() {
         answer["read"] = read(path);
+    }
+    if event["reach"].is_array() {
+        answer["reach"] = super::reach::attempts(&event["reach"]);
+        answer["resolver"] = json!(trimmed("/etc/resolv.conf"));
+        answer["routes"] = json!(trimmed("/proc/net/route"));
     }
     if let Some(name) = event["env"].as_str() {
         answer["env"] = json!(variable(name));

@@ -83,6 +83,7 @@ pub(super) fn spec(
         vcpus,
         memory_mib: 128,
         disks: Vec::new(),
+        tap: None,
         console: Some(File::from(console)),
         kernel_memory: KernelMemory::default(),
         deadline,

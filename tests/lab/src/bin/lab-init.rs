@@ -119,6 +119,9 @@ fn furnish() -> Result<()> {
     ] {
         mount_new(kind, target, options)?;
     }
+    for (name, number) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
+        std::os::unix::fs::symlink(format!("/proc/self/fd{number}"), format!("/dev/{name}"))?;
+    }
     // A guest's memory is reserved whole and used in part.
     fs::write("/proc/sys/vm/overcommit_memory", "1")?;
     fs::write("/proc/sys/kernel/hostname", "lab")?;
