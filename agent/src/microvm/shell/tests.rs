@@ -17,8 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// It writes down its arguments, says something and goes on until it is killed.
 const VMM: &str = "#!/bin/sh
 printf '%s\\n' \"$@\" > \"${0%/*}/arguments.new\"
-/bin/mv \"${0%/*}/arguments.new\" \"${0%/*}/arguments\"
 echo 'votive-vmm: so it is' >&2
+/bin/mv \"${0%/*}/arguments.new\" \"${0%/*}/arguments\"
 exec /bin/sleep 600
 ";
 
