@@ -52,6 +52,8 @@ pub(crate) struct BenchArguments {
 enum Part {
     /// KVM set-up and cold boots.
     ColdBoot,
+    /// What isolation costs a cold boot.
+    Isolation,
     /// Warm invocations: control socket, handler, and back.
     WarmInvocation,
     /// Starts of a container image of 1 GiB from an artifact; the image takes minutes to build, once, and 3 GB of disk.
@@ -61,6 +63,7 @@ enum Part {
 impl Part {
     fn of(bench: &str) -> Self {
         match bench.split('.').next() {
+            Some("isolation") => Self::Isolation,
             Some("warm_invocation") => Self::WarmInvocation,
             Some("artifact_start") => Self::ArtifactStart,
             _ => Self::ColdBoot,
@@ -102,6 +105,9 @@ pub(crate) fn run(arguments: &BenchArguments, progress: &Progress) -> Result<Exi
         figures.extend(kvm_order(progress)?);
         figures.extend(in_lab(arguments, &cache, &program, progress)?);
     }
+    if is_wanted(Part::Isolation) {
+        figures.extend(isolation(arguments, &cache, &program, progress)?);
+    }
     if is_wanted(Part::WarmInvocation) {
         let plan = warm::Plan { count: arguments.count, with_qemu: !arguments.without_qemu };
         figures.extend(warm::measure(&plan, &cache, progress)?);
@@ -142,8 +148,8 @@ fn native(
     for (subject, path) in subjects {
         let step = progress.step(format!("KVM set-up of {subject}, natively"));
         let mut command = Command::new(program);
-        command.args(["--subject", subject, "--program"]).arg(path);
         command.args(["--count", &arguments.count.to_string(), "kvm-setup"]);
+        command.args(["--subject", subject, "--program"]).arg(path);
         match subprocess::output(&mut command).and_then(|text| parse(&text)) {
             Ok(found) => {
                 figures.extend(found);
@@ -209,12 +215,37 @@ fn in_lab(
         // Writing to a String cannot fail.
         let _ = writeln!(
             script,
-            "{home}/votive-bench --subject {subject} --program {path} --count {} cold-boot \
+            "{home}/votive-bench --count {} cold-boot --subject {subject} --program {path} \
              --variant {variant} --kernel {home}/vmlinux --initrd {home}/init.cpio",
             arguments.count,
         );
     }
     count_in_lab(&lab, &script, &files, "cold boots", progress)
+}
+
+/// Cold boots with everything that isolates, and with nothing of it, in the lab's exact clock.
+fn isolation(
+    arguments: &BenchArguments,
+    cache: &Cache,
+    program: &Path,
+    progress: &Progress,
+) -> Result<Vec<Figure>> {
+    let lab = place::open_lab(cache, progress)?;
+    let (current, home) = (cache.current(), place::LAB_IMAGES);
+    let script = format!(
+        "{home}/votive-bench --count {} isolation --vmm {home}/votive-vmm --jailer {home}/votive-jailer \
+         --unfiltered {home}/unfiltered --kernel {home}/vmlinux --initrd {home}/init.cpio",
+        arguments.count,
+    );
+    let files = [
+        (program.to_owned(), "votive-bench"),
+        (current.join("bin/votive-vmm"), "votive-vmm"),
+        (current.join("bin/votive-jailer"), "votive-jailer"),
+        (binaries::compile(progress, binaries::UNFILTERED_VMM)?, "unfiltered"),
+        (current.join("vmlinux"), "vmlinux"),
+        (current.join("init.cpio"), "init.cpio"),
+    ];
+    count_in_lab(&lab, &script, &files, "cold boots with and without isolation", progress)
 }
 
 /// Runs `script` in the lab's exact clock, with `files` in its folder of images; gives the figures that it prints.
@@ -266,7 +297,7 @@ fn fragments(
     let mut before: Option<f64> = None;
     for (name, entry) in kernel::build_steps(cache, progress)? {
         let script = format!(
-            "{home}/votive-bench --subject votive --program {home}/votive-vmm --count {} cold-boot \
+            "{home}/votive-bench --count {} cold-boot --subject votive --program {home}/votive-vmm \
              --variant own --kernel {home}/vmlinux --initrd {home}/init.cpio",
             arguments.count,
         );

@@ -28,9 +28,18 @@ pub(crate) struct Program {
     package: &'static str,
     name: &'static str,
     profile: &'static str,
+    features: &'static str,
 }
 
 impl Program {
+    const fn sealed(package: &'static str, name: &'static str) -> Self {
+        Self { package, name, profile: "sealed", features: "" }
+    }
+
+    const fn release(package: &'static str, name: &'static str) -> Self {
+        Self { package, name, profile: "release", features: "" }
+    }
+
     /// What cargo calls it.
     pub(crate) fn name(self) -> &'static str {
         self.name
@@ -43,54 +52,40 @@ impl Program {
 }
 
 /// The VMM.
-pub(crate) const VMM: Program =
-    Program { package: "votive-vmm", name: "votive-vmm", profile: "sealed" };
+pub(crate) const VMM: Program = Program::sealed("votive-vmm", "votive-vmm");
+/// The VMM without its filters on system calls, for the benchmark of what isolation costs.
+pub(crate) const UNFILTERED_VMM: Program = Program { features: "unfiltered", ..VMM };
 /// What makes the VMM's jail.
-pub(crate) const JAILER: Program =
-    Program { package: "votive-jailer", name: "votive-jailer", profile: "sealed" };
+pub(crate) const JAILER: Program = Program::sealed("votive-jailer", "votive-jailer");
 /// PID 1 of guests.
-pub(crate) const INIT: Program =
-    Program { package: "votive-init", name: "votive-init", profile: "sealed" };
+pub(crate) const INIT: Program = Program::sealed("votive-init", "votive-init");
 /// The worker.
-pub(crate) const AGENT: Program =
-    Program { package: "votive-agent", name: "votive-agent", profile: "release" };
+pub(crate) const AGENT: Program = Program::release("votive-agent", "votive-agent");
 /// The operator's command line.
-pub(crate) const VOTIVE: Program =
-    Program { package: "votive-agent", name: "votive", profile: "release" };
+pub(crate) const VOTIVE: Program = Program::release("votive-agent", "votive");
 /// PID 1 of the lab.
-pub(crate) const LAB_INIT: Program =
-    Program { package: "votive-lab", name: "lab-init", profile: "sealed" };
+pub(crate) const LAB_INIT: Program = Program::sealed("votive-lab", "lab-init");
 /// The end-to-end tests.
-pub(crate) const E2E: Program =
-    Program { package: "votive-e2e", name: "votive-e2e", profile: "release" };
+pub(crate) const E2E: Program = Program::release("votive-e2e", "votive-e2e");
 /// The custom runtime of those tests' functions.
-pub(crate) const PROBE: Program =
-    Program { package: "votive-e2e", name: "votive-probe", profile: "release" };
+pub(crate) const PROBE: Program = Program::release("votive-e2e", "votive-probe");
 /// The hostile suite.
-pub(crate) const HOSTILE: Program =
-    Program { package: "votive-hostile", name: "votive-hostile", profile: "release" };
+pub(crate) const HOSTILE: Program = Program::release("votive-hostile", "votive-hostile");
 /// What the jail's tests execute in the VMM's place.
-pub(crate) const COMPROMISED: Program =
-    Program { package: "votive-e2e", name: "votive-compromised", profile: "release" };
+pub(crate) const COMPROMISED: Program = Program::release("votive-e2e", "votive-compromised");
 
 /// The demo's function with a bootstrap of its own.
-pub(crate) const FUNCTION: Program =
-    Program { package: "votive-function-rust", name: "bootstrap", profile: "sealed" };
+pub(crate) const FUNCTION: Program = Program::sealed("votive-function-rust", "bootstrap");
 /// The benchmarks' program.
-pub(crate) const BENCH: Program =
-    Program { package: "votive-bench", name: "votive-bench", profile: "release" };
+pub(crate) const BENCH: Program = Program::release("votive-bench", "votive-bench");
 /// The benchmark of warm invocations.
-pub(crate) const WARM: Program =
-    Program { package: "votive-warm", name: "votive-warm", profile: "release" };
+pub(crate) const WARM: Program = Program::release("votive-warm", "votive-warm");
 /// The function that it measures.
-pub(crate) const WARM_FUNCTION: Program =
-    Program { package: "votive-warm", name: "warm-function", profile: "release" };
+pub(crate) const WARM_FUNCTION: Program = Program::release("votive-warm", "warm-function");
 /// PID 1 of its peers' guests.
-pub(crate) const WARM_GUEST: Program =
-    Program { package: "votive-warm", name: "warm-guest", profile: "release" };
+pub(crate) const WARM_GUEST: Program = Program::release("votive-warm", "warm-guest");
 /// The benchmark of starts from artifacts.
-pub(crate) const START: Program =
-    Program { package: "votive-start", name: "votive-start", profile: "release" };
+pub(crate) const START: Program = Program::release("votive-start", "votive-start");
 
 /// Builds the programs that a worker and its guests consist of, and makes them the current ones.
 pub(crate) fn build(cache: &Cache, progress: &Progress) -> Result<()> {
@@ -125,7 +120,8 @@ pub(crate) fn compile(progress: &Progress, program: Program) -> Result<PathBuf> 
     command
         .args(["build", "--quiet", "--target", TARGET])
         .args(["--profile", program.profile, "--package", program.package])
-        .args(["--bin", program.name, "--message-format", "json-render-diagnostics"])
+        .args(["--bin", program.name, "--features", program.features])
+        .args(["--message-format", "json-render-diagnostics"])
         .env("RUSTFLAGS", if program.profile == "sealed" { SEALED } else { STATIC })
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());

@@ -2,18 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
-use crate::clock::monotonic_ns;
+use crate::boot::run_until;
 use crate::report::Series;
 use crate::subject::{self, Guest, Subject};
-use crate::tracefs::{Event, Trace};
-
-/// The bound on one boot, generous for QEMU under emulation.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+use crate::tracefs::Event;
 
 /// What one subject's boots cost.
 pub struct Cost {
@@ -56,37 +51,6 @@ pub fn measure(
         cost.pid1.push(pid1);
     }
     Ok(cost)
-}
-
-/// Starts `command`, waits for `event`, lets `look` see the stopped process, and ends it. Gives the time between start and
-/// event in nanoseconds, which in the exact clock are instructions.
-fn run_until(
-    mut command: Command,
-    event: Event,
-    look: impl FnOnce(&Child) -> anyhow::Result<()>,
-) -> anyhow::Result<u64> {
-    let log = tempfile::NamedTempFile::new()?;
-    command.stdin(Stdio::null()).stdout(log.reopen()?).stderr(log.reopen()?);
-    let mut trace = Trace::start(event)?;
-    let started_ns = monotonic_ns();
-    let mut child = command.spawn().with_context(|| format!("starting {command:?}"))?;
-    let seen = trace.wait(&mut child, BOOT_TIMEOUT);
-    let looked = seen.and_then(|at_ns| {
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::STOP)?;
-        look(&child)?;
-        Ok(at_ns)
-    });
-    child.kill()?;
-    child.wait()?;
-    let at_ns = looked.with_context(|| {
-        let output = fs::read_to_string(log.path()).unwrap_or_default();
-        format!("{command:?}; it wrote: {output}")
-    })?;
-    match at_ns.checked_sub(started_ns) {
-        Some(cost) => Ok(cost),
-        None => bail!("the trace clock is not CLOCK_MONOTONIC: {at_ns} before {started_ns}"),
-    }
 }
 
 /// The VM exits of the microVM of process `pid` so far, as KVM counts them in debugfs.

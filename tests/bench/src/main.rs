@@ -6,20 +6,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use votive_bench::report::{self, Figure};
+use votive_bench::report::{self, Figure, Series};
 use votive_bench::subject::{Guest, Subject};
-use votive_bench::{cold_boot, kvm_setup};
+use votive_bench::{cold_boot, isolation, kvm_setup};
 
 /// Measures cold boots of one VMM.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// Which VMM
-    #[arg(long, value_enum)]
-    subject: Subject,
-    /// Its program
-    #[arg(long)]
-    program: PathBuf,
     /// Runs of each figure
     #[arg(long, default_value_t = 5)]
     count: usize,
@@ -31,21 +25,68 @@ struct Arguments {
 enum Bench {
     /// Process start to the guest's first instruction and to PID 1, in the lab's exact clock
     ColdBoot {
+        #[command(flatten)]
+        vmm: Vmm,
         /// `same` or `own`: whose kernel and options
         #[arg(long)]
         variant: String,
-        /// An uncompressed kernel
+        #[command(flatten)]
+        guest: GuestFiles,
+    },
+    /// The same with everything that isolates, and with nothing of it
+    Isolation {
+        /// votive-vmm
         #[arg(long)]
-        kernel: PathBuf,
-        /// The initial RAM file system; its PID 1 writes to port 0xf4
+        vmm: PathBuf,
+        /// votive-vmm without filters
         #[arg(long)]
-        initrd: PathBuf,
-        /// Guest memory
-        #[arg(long, default_value_t = 128)]
-        memory_mib: u32,
+        unfiltered: PathBuf,
+        /// votive-jailer
+        #[arg(long)]
+        jailer: PathBuf,
+        #[command(flatten)]
+        guest: GuestFiles,
     },
     /// Process start to the first instruction of a guest of six, natively
-    KvmSetup,
+    KvmSetup {
+        #[command(flatten)]
+        vmm: Vmm,
+    },
+}
+
+/// Who is measured.
+#[derive(clap::Args)]
+struct Vmm {
+    /// Which VMM
+    #[arg(long, value_enum)]
+    subject: Subject,
+    /// Its program
+    #[arg(long)]
+    program: PathBuf,
+}
+
+#[derive(clap::Args)]
+struct GuestFiles {
+    /// An uncompressed kernel
+    #[arg(long)]
+    kernel: PathBuf,
+    /// The initial RAM file system; its PID 1 writes to port 0xf4
+    #[arg(long)]
+    initrd: PathBuf,
+    /// Guest memory
+    #[arg(long, default_value_t = 128)]
+    memory_mib: u32,
+}
+
+impl GuestFiles {
+    fn guest(&self, own_options: bool) -> Guest {
+        Guest {
+            kernel: self.kernel.clone(),
+            initrd: Some(self.initrd.clone()),
+            memory_mib: self.memory_mib,
+            own_options,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -53,32 +94,35 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<Vec<Figure>> {
-    let name = arguments.subject.name();
+    let count = arguments.count;
     match &arguments.bench {
-        Bench::ColdBoot { variant, kernel, initrd, memory_mib } => {
-            let guest = Guest {
-                kernel: kernel.clone(),
-                initrd: Some(initrd.clone()),
-                memory_mib: *memory_mib,
-                own_options: variant == "own",
+        Bench::ColdBoot { vmm: Vmm { subject, program }, variant, guest } => {
+            let guest = guest.guest(variant == "own");
+            let cost = cold_boot::measure(*subject, program, &guest, count)?;
+            let figure = |series: Series, figure: &str| {
+                series.figure(&format!("cold_boot.{variant}.{figure}"), subject.name())
             };
-            let cost =
-                cold_boot::measure(arguments.subject, &arguments.program, &guest, arguments.count)?;
-            let bench = |figure: &str| format!("cold_boot.{variant}.{figure}");
             Ok([
-                cost.first_instruction.figure(&bench("first_instruction"), name),
-                cost.pid1.figure(&bench("pid1"), name),
-                cost.exits.figure(&bench("exits"), name),
-                cost.private_memory.figure(&bench("private_memory"), name),
+                figure(cost.first_instruction, "first_instruction"),
+                figure(cost.pid1, "pid1"),
+                figure(cost.exits, "exits"),
+                figure(cost.private_memory, "private_memory"),
             ]
             .into_iter()
             .flatten()
             .collect())
         }
-        Bench::KvmSetup => {
-            let series =
-                kvm_setup::measure(arguments.subject, &arguments.program, arguments.count)?;
-            Ok(series.figure("kvm_setup", name).into_iter().collect())
+        Bench::Isolation { vmm, unfiltered, jailer, guest } => {
+            let programs = isolation::Programs {
+                vmm: vmm.clone(),
+                unfiltered: unfiltered.clone(),
+                jailer: jailer.clone(),
+            };
+            isolation::measure(&programs, &guest.guest(false), count)
+        }
+        Bench::KvmSetup { vmm: Vmm { subject, program } } => {
+            let series = kvm_setup::measure(*subject, program, count)?;
+            Ok(series.figure("kvm_setup", subject.name()).into_iter().collect())
         }
     }
 }

@@ -6,7 +6,6 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::Child;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -72,11 +71,15 @@ impl Trace {
         Ok(Self { instance, event, pipe: BufReader::new(pipe) })
     }
 
-    /// Waits for the event in `child` and gives its time in nanoseconds of `CLOCK_MONOTONIC`.
+    /// Waits for the event and gives its time in nanoseconds of `CLOCK_MONOTONIC`.
     ///
     /// # Errors
-    /// `child` ends first, or `timeout` passes.
-    pub fn wait(&mut self, child: &mut Child, timeout: Duration) -> anyhow::Result<u64> {
+    /// `failure` says that there will be none, or `timeout` passes.
+    pub fn wait(
+        &mut self,
+        timeout: Duration,
+        mut failure: impl FnMut() -> anyhow::Result<Option<String>>,
+    ) -> anyhow::Result<u64> {
         let deadline_ns = crate::clock::monotonic_ns() + u64::try_from(timeout.as_nanos())?;
         loop {
             let wait = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -88,8 +91,8 @@ impl Trace {
                 if let Some(at_ns) = parse_time(&line) {
                     return Ok(at_ns);
                 }
-            } else if let Some(status) = child.try_wait()? {
-                bail!("ended with {status} before {:?} was seen", self.event);
+            } else if let Some(failure) = failure()? {
+                bail!("ended with {failure} before {:?} was seen", self.event);
             } else if crate::clock::monotonic_ns() > deadline_ns {
                 bail!("{:?} was not seen within {timeout:?}", self.event);
             }
