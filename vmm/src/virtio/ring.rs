@@ -218,6 +218,9 @@ pub(crate) fn parts(
     })
 }
 
+/// Descriptors that a device looks at in one turn: a full queue of 256 requests of 16 each.
+const WALKED_PER_TURN: u32 = 4096;
+
 /// A relaxed queue waits until its driver has not been told of one in so many of its descriptors.
 const RELAXED_SHARE: u16 = 4;
 
@@ -300,6 +303,8 @@ pub struct Rings {
     let_go: Arc<LetGo>,
     /// The device stopped early to let others have their turn.
     again: bool,
+    /// Descriptors that were walked in this turn.
+    walked: u32,
     /// Where the chains begin that the device comes back to, with their queues; none of them was walked.
     aside: Vec<(usize, DescriptorChain<GuestRam>)>,
 }
@@ -321,7 +326,7 @@ impl Rings {
     pub(super) fn new(ram: GuestRam, queues: Vec<Option<Queue>>, let_go: Arc<LetGo>) -> Self {
         let rings = queues.into_iter().map(|queue| queue.map(Ring::new)).collect();
         let (broken, latest, aside) = (None, None, Vec::new());
-        Rings { ram, rings, broken, refused: 0, latest, let_go, again: false, aside }
+        Rings { ram, rings, broken, refused: 0, latest, let_go, again: false, walked: 0, aside }
     }
 
     /// Serves the available chains of queue `index`, at most as many as the queue has descriptors; what is left then comes in
@@ -417,7 +422,8 @@ impl Rings {
     }
 
     /// Takes the next chain of queue `index`. Chains that make no sense are given back with length 0 and counted; a ring that
-    /// makes no sense yields nothing any more. A driver that feeds bad chains without end gets other devices their turn.
+    /// makes no sense yields nothing any more. After [`WALKED_PER_TURN`] descriptors there is none until the next turn: a queue
+    /// full of chains, each as long as the queue, would otherwise hold up other devices for the square of its size.
     pub fn pop(&mut self, index: usize, chain: &mut Chain) -> bool {
         if self.size(index) == 0 {
             return false;
@@ -426,8 +432,13 @@ impl Rings {
             if self.broken.is_some() {
                 return false;
             }
+            if self.walked >= WALKED_PER_TURN {
+                break;
+            }
             let Some(Some(ring)) = self.rings.get_mut(index) else { return false };
-            match ring.pop(&self.ram, chain) {
+            let popped = ring.pop(&self.ram, chain);
+            self.walked = self.walked.saturating_add(chain.descriptors.into());
+            match popped {
                 Ok(found) => return found,
                 Err(nonsense @ (Nonsense::AvailableIndex | Nonsense::Head)) => {
                     self.break_off(nonsense);
@@ -518,6 +529,7 @@ impl Rings {
 
     /// What the transport has to act upon after the device worked.
     pub(super) fn settle(&mut self) -> Settled {
+        self.walked = 0;
         let mut interrupt = false;
         for ring in self.rings.iter_mut().flatten().filter(|ring| !ring.can_wait()) {
             interrupt |= ring.wants_interrupt(&self.ram);

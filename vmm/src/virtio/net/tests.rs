@@ -484,3 +484,24 @@ fn a_frame_that_waits_moves_when_its_time_has_come() {
     }
     assert_eq!(rig.driver.run(0), 0);
 }
+
+#[test]
+fn a_queue_full_of_endless_chains_is_given_up_a_few_at_a_time() {
+    let mut rig = rig();
+    for head in 0..256 {
+        rig.driver.write_descriptor(RECEIVE, head, (BUFFERS, 2048), NEXT | WRITE, head);
+        rig.driver.offer_head(RECEIVE, head);
+    }
+    rig.arrive(&frame(0, [2, 0, 0, 0, 0, 9], 60));
+    rig.driver.work(Wake::Host);
+    let first = rig.refused();
+    assert!((1..=17).contains(&first), "{first}");
+    rig.driver.work(Wake::Guest);
+    assert!((first + 1..=2 * 17).contains(&rig.refused()), "{}", rig.refused());
+    rig.driver.run(0);
+    assert_eq!(rig.refused(), 256);
+    // The frame waits for the first buffer that is one.
+    rig.offer(0, 2048);
+    rig.driver.run(0);
+    assert_eq!(rig.refused(), 256);
+}

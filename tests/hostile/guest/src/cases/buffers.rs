@@ -4,7 +4,22 @@ use super::Outcome;
 use crate::Guest;
 use crate::layout::MEMORY_BYTES;
 use crate::queue::{Descriptor, NEXT, WRITE};
-use crate::victim::Victim;
+use crate::victim::{Reaction, Victim};
+
+/// Offers a request of which one descriptor is altered, the `at`th or one before.
+fn provoke_by(
+    victim: &mut Victim,
+    at: u16,
+    altered: impl FnOnce(Descriptor) -> Descriptor,
+) -> Reaction {
+    let count = victim.write_request();
+    let at = at % count;
+    let plain = victim.descriptor(usize::from(at));
+    let flags = plain.flags | if at + 1 < count { NEXT } else { 0 };
+    victim.queue.set(at, altered(Descriptor { flags, next: (at + 1) % count, ..plain }));
+    victim.queue.offer(0);
+    victim.provoke()
+}
 
 /// Each buffer of a request in turn outside memory, at its end, across 2^64, in a window.
 pub(super) fn addresses(guest: &mut Guest<'_>) -> Outcome {
@@ -28,14 +43,9 @@ pub(super) fn addresses(guest: &mut Guest<'_>) -> Outcome {
                     guest.report.check_of(name, false, "gets ready again");
                     break;
                 };
-                let count = victim.write_request();
-                let at = at % count;
-                let plain = victim.descriptor(usize::from(at));
-                let flags = plain.flags | if at + 1 < count { NEXT } else { 0 };
-                let len = plain.len.max(2);
-                victim.queue.set(at, Descriptor { address, len, flags, next: (at + 1) % count });
-                victim.queue.offer(0);
-                let reaction = victim.provoke();
+                let altered =
+                    |plain: Descriptor| Descriptor { address, len: plain.len.max(2), ..plain };
+                let reaction = provoke_by(&mut victim, at, altered);
                 // An I/O error, its status byte, is the most that may come back.
                 let nothing = reaction.used.is_none_or(|(_, len)| len <= 1);
                 guest.report.check_strict(
@@ -59,13 +69,7 @@ pub(super) fn lengths(guest: &mut Guest<'_>) -> Outcome {
                     guest.report.check_of(name, false, "gets ready again");
                     break;
                 };
-                let count = victim.write_request();
-                let at = at % count;
-                let plain = victim.descriptor(usize::from(at));
-                let flags = plain.flags | if at + 1 < count { NEXT } else { 0 };
-                victim.queue.set(at, Descriptor { len, flags, next: (at + 1) % count, ..plain });
-                victim.queue.offer(0);
-                victim.provoke();
+                provoke_by(&mut victim, at, |plain| Descriptor { len, ..plain });
             }
         }
         // As many buffers as there are descriptors, each as large as memory allows: a sum beyond 2^32.

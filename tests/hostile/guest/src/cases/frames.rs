@@ -119,9 +119,7 @@ pub(super) fn receive_buffers(guest: &mut Guest<'_>) -> Outcome {
             guest.report.fail("the network device gets ready again");
             break;
         };
-        // Endless chains cost the square of the queue's size: a few of them, so that the look afterwards is not at their tail.
-        let count = if flags & NEXT != 0 { 16 } else { net.rx.size };
-        for at in 0..count {
+        for at in 0..net.rx.size {
             net.rx.set(at, Descriptor { address, len, flags, next: at });
             net.rx.offer(at);
         }
