@@ -257,7 +257,7 @@ impl Rings {
     }
 
     /// Takes the next chain of queue `index`. Chains that make no sense are given back with length 0 and counted; a ring that
-    /// makes no sense yields nothing any more. After [`WALKED_PER_TURN`] descriptors there is none until the next turn: a queue
+    /// makes no sense yields nothing any more. After `WALKED_PER_TURN` descriptors there is none until the next turn: a queue
     /// full of chains, each as long as the queue, would otherwise hold up other devices for the square of its size.
     pub fn pop(&mut self, index: usize, chain: &mut Chain) -> bool {
         if self.size(index) == 0 {
