@@ -14,9 +14,10 @@ use crate::limits::{
     ARTIFACT_IDLE_TIMEOUT, ARTIFACT_READ_TIMEOUT, HANG_TIMEOUT, IDLE_TIMEOUT_DEFAULT, LEASE_MAX,
     RESERVATION_LIFETIME, TIMEOUT_MAX_S,
 };
+use crate::microvm::{DeviceLimits, QueueLimits};
 use crate::network::addresses::PRIVATE;
 use crate::posture::Flaw;
-use value::{HumanDuration, HumanSize, Listen, SocketPath, Users};
+use value::{Bandwidth, HumanDuration, HumanSize, Listen, Operations, SocketPath, Users};
 
 pub mod check;
 mod network;
@@ -54,6 +55,9 @@ pub struct Config {
     pub artifacts: Artifacts,
     /// What functions reach beyond their microVMs. Nobody reaches a microVM from outside, whatever is set here (docs/network.md).
     pub network: Network,
+    /// What the devices of each microVM may move, by token buckets: RATE a second, and after a rest up to BURST at once, or a tenth of
+    /// a second's worth (docs/devices.md). What is left out has no limit.
+    pub limits: Limits,
     /// The socket that the worker is driven by: gRPC over mutual TLS 1.3 with AES-256-GCM.
     pub control: Control,
     /// Metrics and health over plain HTTP, without authentication.
@@ -248,6 +252,35 @@ pub enum Egress {
     Nat,
     /// as frames on a bridge of the host's, with an address of links
     Bridge,
+}
+
+/// What the devices of each microVM may move.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes per second of each disk: the runtime's, the code's, the layers' and /tmp. "100MiB" or "100MiB/1GiB".
+    pub disk_bandwidth: Option<Bandwidth>,
+    /// Requests per second of each disk. "5000" or "5000/20000".
+    pub disk_operations: Option<Operations>,
+    /// Bytes per second of the network, in each direction.
+    pub network_bandwidth: Option<Bandwidth>,
+    /// Packets per second of the network, in each direction.
+    pub network_packets: Option<Operations>,
+}
+
+impl Limits {
+    /// The same as a microVM takes it.
+    #[must_use]
+    pub fn of_devices(&self) -> DeviceLimits {
+        let queue = |bandwidth: Option<Bandwidth>, operations: Option<Operations>| QueueLimits {
+            bandwidth: bandwidth.map(|it| it.0),
+            operations: operations.map(|it| it.0),
+        };
+        DeviceLimits {
+            disk: queue(self.disk_bandwidth, self.disk_operations),
+            network: queue(self.network_bandwidth, self.network_packets),
+        }
+    }
 }
 
 /// The socket that the worker is driven by.

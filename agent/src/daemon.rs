@@ -170,6 +170,7 @@ pub fn run(config: &Config) -> Result<DaemonEnd, DaemonError> {
         cgroups: open_cgroups(config)?,
         jails: find_jails(config, &images)?,
         network: network.clone(),
+        limits: config.limits.of_devices(),
         shells: usize::try_from(config.isolation.shells).unwrap_or_default(),
     };
     let origin = artifacts::open(config, &places)?;

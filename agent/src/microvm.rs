@@ -26,6 +26,7 @@ use crate::limits::{MARK_LINE_MAX, MARKS_MAX, PIPE_GRACE};
 use crate::network::addresses::{GUEST_MAC, MTU};
 
 mod control;
+mod limits;
 mod options;
 mod process;
 mod shell;
@@ -37,6 +38,7 @@ use process::Running;
 use shell::NotAssigned;
 
 pub use control::{ControlError, ControlReceiver, ControlRequest, ControlSender, MicrovmControl};
+pub use limits::{DeviceLimits, QueueLimits, Rate};
 pub use process::ProcessSpec;
 pub use shell::Shell;
 
@@ -62,6 +64,8 @@ pub struct MicrovmSpec {
     pub disks: Vec<Disk>,
     /// The tap of its network device; there is none without.
     pub tap: Option<File>,
+    /// What its devices may move.
+    pub limits: DeviceLimits,
     /// Where its serial console goes; there is none without.
     pub console: Option<File>,
     /// How its kernel gets into its memory.
@@ -77,7 +81,7 @@ pub struct MicrovmSpec {
 }
 
 impl MicrovmSpec {
-    /// A microVM for a function, with these disks: no network, no console, no deadline, no control group.
+    /// A microVM for a function, with these disks: no network, no limits, no console, no deadline, no control group.
     #[must_use]
     pub fn new(images: &Images, function: &Function, disks: Vec<Disk>) -> Self {
         Self {
@@ -88,6 +92,7 @@ impl MicrovmSpec {
             memory_mib: function.microvm_memory_mib(),
             disks,
             tap: None,
+            limits: DeviceLimits::default(),
             console: None,
             kernel_memory: KernelMemory::default(),
             deadline: None,
@@ -280,10 +285,11 @@ impl Microvm {
             options.descriptor(name, file);
         }
         for disk in spec.disks {
-            options.parts("--disk", disk.parts());
+            options.parts("--disk", disk.parts(spec.limits.disk));
         }
         if let Some(tap) = spec.tap {
-            let rest = format!(",mac={GUEST_MAC},mtu={MTU}");
+            let [receive, send] = ["rx-", "tx-"].map(|it| spec.limits.network.option(it));
+            let rest = format!(",mac={GUEST_MAC},mtu={MTU}{receive}{send}");
             let parts = vec![Part::from("tap="), Part::Descriptor(tap.into()), Part::Text(rest)];
             options.parts("--net", parts);
         }
@@ -350,8 +356,9 @@ impl Microvm {
 
 impl Disk {
     /// The value of `--disk`.
-    fn parts(self) -> Vec<Part> {
+    fn parts(self, limits: QueueLimits) -> Vec<Part> {
         let mut parts = vec![Part::from("path="), Part::Descriptor(self.file.into())];
+        parts.push(Part::Text(limits.option("")));
         if self.read_only {
             parts.push(Part::from(",readonly"));
         }

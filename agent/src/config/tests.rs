@@ -6,10 +6,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::place::{NoPlace, Places, Surroundings};
-use super::value::{HumanDuration, HumanSize, Listen, SocketPath};
+use super::value::{Bandwidth, HumanDuration, HumanSize, Listen, Operations, SocketPath};
 use super::{
     Cgroups, Config, Egress, JailMode, LeaseSource, LogFormat, OnFlaw, parse::parse, reference,
 };
+use crate::microvm::{DeviceLimits, QueueLimits, Rate};
 use crate::posture::Flaw;
 
 /// The problems of a text, as they are shown.
@@ -77,6 +78,11 @@ fn every_field_is_read() {
         deny = ["10.0.0.0/8"]
         allow = ["10.1.2.3"]
         ready = 8
+        [limits]
+        disk_bandwidth = "100MiB/1GiB"
+        disk_operations = "5000/20000"
+        network_bandwidth = "1GB"
+        network_packets = "70000"
         [log]
         level = "warn,votive_agent::worker=debug"
         format = "json"
@@ -137,6 +143,16 @@ fn every_field_is_read() {
         ready: 8,
     };
     assert_eq!(config.network, network);
+    let queue = |bandwidth, operations| QueueLimits { bandwidth, operations };
+    let limits = DeviceLimits {
+        disk: queue(Rate::new(100 << 20, Some(1 << 30)), Rate::new(5000, Some(20000))),
+        network: queue(Rate::new(1_000_000_000, None), Rate::new(70_000, None)),
+    };
+    assert_eq!(config.limits.of_devices(), limits);
+    assert_eq!(
+        toml::to_string(&config.limits).unwrap().lines().next().unwrap(),
+        "disk_bandwidth = \"100MiB/1GiB\""
+    );
     assert_eq!(config.log.level, "warn,votive_agent::worker=debug");
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.host.posture, OnFlaw::Warn);
@@ -179,7 +195,7 @@ fn an_unknown_field_is_refused_with_the_name_that_was_meant() {
         ("[log]\nzzzz = 1", "line 2: log.zzzz: there is no such field; there are: format, level"),
         (
             "zzzzzzzz = 1",
-            "line 1: zzzzzzzz: there is no such field; there are: artifacts, capacity, control, environments, host, isolation, lease, log, metrics, network, worker",
+            "line 1: zzzzzzzz: there is no such field; there are: artifacts, capacity, control, environments, host, isolation, lease, limits, log, metrics, network, worker",
         ),
         (
             "log.\"le\\nvel\" = 1",
@@ -193,6 +209,11 @@ fn an_unknown_field_is_refused_with_the_name_that_was_meant() {
 
 #[test]
 fn every_wrong_value_is_told_with_field_value_and_what_is_allowed() {
+    let burst = "the burst at least a twentieth of the rate, such as";
+    let bandwidth =
+        format!("RATE or RATE/BURST, sizes of at most 1TiB, {burst} \"100MiB\" or \"100MiB/1GiB\"");
+    let operations =
+        format!("RATE or RATE/BURST, whole numbers, {burst} \"5000\" or \"5000/20000\"");
     let duration = r#"a duration with its unit, such as "14h", "1h 30m" or "500ms""#;
     let cases = [
         (
@@ -276,6 +297,24 @@ fn every_wrong_value_is_told_with_field_value_and_what_is_allowed() {
         (
             "[capacity]\nboots = 0",
             String::from("line 2: capacity.boots: 0 is not allowed; 1 to 10000 are"),
+        ),
+        (
+            "[limits]\ndisk_bandwidth = \"100MiB/1MiB\"",
+            format!(
+                "line 2: limits.disk_bandwidth: invalid value: string \"100MiB/1MiB\", expected {bandwidth}"
+            ),
+        ),
+        (
+            "[limits]\ndisk_bandwidth = \"1000\"",
+            format!(
+                "line 2: limits.disk_bandwidth: invalid value: string \"1000\", expected {bandwidth}"
+            ),
+        ),
+        (
+            "[limits]\nnetwork_packets = \"0\"",
+            format!(
+                "line 2: limits.network_packets: invalid value: string \"0\", expected {operations}"
+            ),
         ),
         (
             "[isolation]\nshells = 65",
@@ -453,7 +492,7 @@ fn places_come_from_the_file_then_systemd_then_the_user() {
 #[test]
 fn every_field_is_documented() {
     let sections = reference::sections();
-    assert_eq!(sections.len(), 11);
+    assert_eq!(sections.len(), 12);
     for section in sections {
         assert!(section.text.ends_with('.'), "{}", section.name);
         for field in section.fields {
@@ -509,11 +548,20 @@ proptest! {
     }
 
     #[test]
+    fn rates_are_read_as_they_are_written(rate in 1..=1_u64 << 40, burst in proptest::option::of(any::<u64>())) {
+        let Some(rate) = Rate::new(rate, burst.map(|burst| burst >> 24)) else { return Ok(()) };
+        prop_assert_eq!(Bandwidth(rate).to_string().parse(), Ok(Bandwidth(rate)));
+        prop_assert_eq!(Operations(rate).to_string().parse(), Ok(Operations(rate)));
+    }
+
+    #[test]
     fn no_text_makes_a_value_panic(text in "\\PC{0,40}|[-+.0-9eE a-zA-Z]{0,40}") {
         let _ = text.parse::<HumanDuration>();
         let _ = text.parse::<HumanSize>();
         let _ = text.parse::<Listen>();
         let _ = text.parse::<SocketPath>();
+        let _ = text.parse::<Bandwidth>();
+        let _ = text.parse::<Operations>();
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 
 use crate::jail::UidRange;
+use crate::microvm::Rate;
 
 /// What switches a socket off.
 const OFF: &str = "off";
@@ -28,6 +29,14 @@ pub struct HumanSize(pub u64);
 /// A range of users: `2000000000-2000065535`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Users(pub UidRange);
+
+/// Bytes per second, and perhaps a burst: `100MiB`, `100MiB/1GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bandwidth(pub Rate);
+
+/// Operations per second, and perhaps a burst: `5000`, `5000/20000`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operations(pub Rate);
 
 /// Where a socket listens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +93,20 @@ impl Form for SocketPath {
     const NAME: &'static str = "socket path";
 }
 
+impl Form for Bandwidth {
+    const EXPECTED: Expected = Expected(
+        "RATE or RATE/BURST, sizes of at most 1TiB, the burst at least a twentieth of the rate, such as \"100MiB\" or \"100MiB/1GiB\",",
+    );
+    const NAME: &'static str = "bandwidth";
+}
+
+impl Form for Operations {
+    const EXPECTED: Expected = Expected(
+        "RATE or RATE/BURST, whole numbers, the burst at least a twentieth of the rate, such as \"5000\" or \"5000/20000\",",
+    );
+    const NAME: &'static str = "operations";
+}
+
 impl Form for Users {
     const EXPECTED: Expected = Expected(
         "users FIRST-LAST, from 65536 on and at most 1048576 of them, such as \"2000000000-2000065535\",",
@@ -100,6 +123,43 @@ impl FromStr for Users {
 }
 
 impl fmt::Display for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A rate whose parts are read by `read`.
+fn rate<T: Form>(text: &str, read: impl Fn(&str) -> Option<u64>) -> Result<Rate, Expected> {
+    let (rate, burst) =
+        text.split_once('/').map_or((text, None), |(rate, burst)| (rate, Some(burst)));
+    let burst = burst.map(|burst| read(burst).ok_or(T::EXPECTED)).transpose()?;
+    read(rate).and_then(|rate| Rate::new(rate, burst)).ok_or(T::EXPECTED)
+}
+
+impl FromStr for Bandwidth {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        rate::<Self>(text, |part| part.parse().ok().map(|HumanSize(bytes)| bytes)).map(Self)
+    }
+}
+
+impl fmt::Display for Bandwidth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        HumanSize(self.0.per_second()).fmt(f)?;
+        self.0.burst().map_or(Ok(()), |burst| write!(f, "/{}", HumanSize(burst)))
+    }
+}
+
+impl FromStr for Operations {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        rate::<Self>(text, |part| part.parse().ok()).map(Self)
+    }
+}
+
+impl fmt::Display for Operations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -238,4 +298,12 @@ macro_rules! read_and_written_as_text {
     )*};
 }
 
-read_and_written_as_text!(HumanDuration, HumanSize, Listen, SocketPath, Users);
+read_and_written_as_text!(
+    Bandwidth,
+    HumanDuration,
+    HumanSize,
+    Listen,
+    Operations,
+    SocketPath,
+    Users
+);

@@ -63,6 +63,7 @@ async fn a_program_that_is_missing_is_named() {
         memory_mib: 128,
         disks: Vec::new(),
         tap: None,
+        limits: DeviceLimits::default(),
         console: None,
         kernel_memory: KernelMemory::default(),
         deadline: None,
@@ -75,22 +76,24 @@ async fn a_program_that_is_missing_is_named() {
 }
 
 #[test]
-fn a_disk_has_on_the_command_line_what_makes_it_lazy_or_encrypted() {
+fn a_disk_has_on_the_command_line_what_makes_it_lazy_encrypted_or_limited() {
     let file = || tempfile::tempfile().unwrap();
     let mut options = Options::default();
-    options.parts("--disk", Disk::new(file(), false).parts());
+    let none = QueueLimits::default();
+    let limits = QueueLimits { bandwidth: Rate::new(500, None), operations: None };
+    options.parts("--disk", Disk::new(file(), false).parts(limits));
     let (requests, _server) = std::os::unix::net::UnixStream::pair().unwrap();
     let timeout = Duration::from_secs(35);
     let reads = Some(file());
     let lazy = Some(LazyDisk { presence: file(), requests: requests.into(), reads, timeout });
-    options.parts("--disk", Disk { lazy, ..Disk::new(file(), true) }.parts());
-    options.parts("--disk", Disk::encrypted(file(), file()).parts());
+    options.parts("--disk", Disk { lazy, ..Disk::new(file(), true) }.parts(none));
+    options.parts("--disk", Disk::encrypted(file(), file()).parts(none));
     let arguments = options.arguments(3);
     let values: Vec<_> = arguments.iter().skip(1).step_by(2).collect();
     assert_eq!(
         values,
         [
-            "path=fd:3",
+            "path=fd:3,bandwidth=500",
             "path=fd:4,readonly,presence=fd:5,requests=fd:6,reads=fd:7,timeout-ms=35000",
             "path=fd:8,encrypted,template=fd:9"
         ]

@@ -15,7 +15,7 @@ use crate::function::{Function, FunctionError, FunctionSpec};
 use crate::images::Images;
 use crate::jail::{Jail, Jails};
 use crate::limits::{LAYERS_MAX, PACKING_AT_ONCE, SCRATCH_MIN_MB};
-use crate::microvm::{Disk, KernelMemory, Microvm, MicrovmSpec, Spawned};
+use crate::microvm::{DeviceLimits, Disk, KernelMemory, Microvm, MicrovmSpec, Spawned};
 use crate::network::{Attachment, Lease, Network, NetworkError};
 use crate::scratch;
 use crate::shells::{Shells, Size};
@@ -44,6 +44,8 @@ pub struct HostParts {
     pub jails: Option<Jails>,
     /// Their networks.
     pub network: Option<Arc<Network>>,
+    /// What their devices may move.
+    pub limits: DeviceLimits,
     /// How many VMMs of each size are started ahead ([`crate::shells`]).
     pub shells: usize,
 }
@@ -127,6 +129,7 @@ impl Launcher for MicrovmLauncher {
             Ok((spec, order))
         });
         let (mut spec, order) = prepared.await?;
+        spec.limits = self.host.limits;
         let network = self.host.attach().await;
         let network = network.map_err(|error| LaunchError::new(with_causes(&error)))?;
         // Once nothing else can fail: a shell that is given back is lost.

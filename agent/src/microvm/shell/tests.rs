@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::super::options::Part;
-use super::super::{KernelMemory, Microvm, MicrovmSpec};
+use super::super::{DeviceLimits, KernelMemory, Microvm, MicrovmSpec};
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -190,6 +190,7 @@ async fn a_microvm_whose_shell_has_ended_is_started_without() {
         memory_mib: 128,
         disks: Vec::new(),
         tap: None,
+        limits: DeviceLimits::default(),
         console: None,
         kernel_memory: KernelMemory::default(),
         deadline: None,

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use votive_agent::clock::BootTime;
 use votive_agent::microvm::{
-    KernelMemory, Microvm, MicrovmControl, MicrovmEnd, MicrovmSpec, Spawned,
+    DeviceLimits, KernelMemory, Microvm, MicrovmControl, MicrovmEnd, MicrovmSpec, Spawned,
 };
 
 use super::Case;
@@ -84,6 +84,7 @@ pub(super) fn spec(
         memory_mib: 128,
         disks: Vec::new(),
         tap: None,
+        limits: DeviceLimits::default(),
         console: Some(File::from(console)),
         kernel_memory: KernelMemory::default(),
         deadline,

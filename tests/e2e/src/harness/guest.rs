@@ -14,7 +14,7 @@ use votive_agent::clock::BootTime;
 use votive_agent::event::GuestEvent;
 use votive_agent::link::{FrameReader, RUNTIME_GID, RUNTIME_UID};
 use votive_agent::microvm::{
-    Disk, KernelMemory, Microvm, MicrovmControl, MicrovmEnd, MicrovmSpec, Spawned,
+    DeviceLimits, Disk, KernelMemory, Microvm, MicrovmControl, MicrovmEnd, MicrovmSpec, Spawned,
 };
 use votive_agent::scratch;
 use votive_protocol::limits::MOUNTS_MAX;
@@ -77,6 +77,7 @@ impl Guest {
             memory_mib: 1024,
             disks: vec![root, scratch],
             tap: None,
+            limits: DeviceLimits::default(),
             console: None,
             kernel_memory: KernelMemory::default(),
             deadline: Some(BootTime::now() + LIMIT),

@@ -36,6 +36,15 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long the host tries to connect to what nobody may reach.
 const TRY: Duration = Duration::from_secs(3);
 const LINKS: &str = "198.18.7.0/24";
+/// Limits of devices, and what a VMM is told of them.
+const LIMITS: &[(&str, &str)] = &[
+    ("limits.disk_bandwidth", "\"500MiB/1GiB\""),
+    ("limits.disk_operations", "\"200000\""),
+    ("limits.network_bandwidth", "\"64MiB\""),
+    ("limits.network_packets", "\"70000/80000\""),
+];
+const DISK_LIMITS: &str = ",bandwidth=524288000/1073741824,operations=200000";
+const NETWORK_LIMITS: &str = ",rx-bandwidth=67108864,rx-operations=70000/80000,tx-bandwidth=67108864,tx-operations=70000/80000";
 
 /// A worker whose microVMs have a network, with these settings of it as well.
 fn worker(settings: &[(&str, &str)]) -> Result<Worker> {
@@ -292,7 +301,7 @@ fn report(answers: &[Value], targets: &Targets, count: u32) -> Result<()> {
 fn started_ahead() -> Result<()> {
     let _alone = alone();
     let internet = Internet::new()?;
-    let worker = by_nat(&internet, &[("isolation.shells", "1")])?;
+    let worker = by_nat(&internet, &[&[("isolation.shells", "1")], LIMITS].concat())?;
     let server = at(internet.server, SERVER_PORT);
     // Nobody knows the size before the first.
     for (number, taken) in [("1", 0.0), ("2", 1.0)] {
@@ -314,6 +323,23 @@ fn started_ahead() -> Result<()> {
     Ok(())
 }
 
+/// Checks that the VMM of each environment was told the limits of its disks and its network device.
+fn check_limits(worker: &Worker) -> Result<()> {
+    for environment in worker.environments()? {
+        let process = environment.process.context("no process")?;
+        let line = fs::read_to_string(format!("/proc/{}/cmdline", process.as_raw_nonzero()))?;
+        let words: Vec<_> = line.split('\0').collect();
+        let values = |option: &str| {
+            let pairs = words.windows(2).filter(|pair| pair[0] == option);
+            pairs.map(|pair| pair[1]).collect::<Vec<_>>()
+        };
+        let (disks, networks) = (values("--disk"), values("--net"));
+        ensure!(disks.len() >= 3 && disks.iter().all(|disk| disk.contains(DISK_LIMITS)), "{line}");
+        ensure!(networks.len() == 1 && networks[0].ends_with(NETWORK_LIMITS), "{line}");
+    }
+    Ok(())
+}
+
 /// What is in the network namespace of an environment's VMM, as the kernel lists it.
 fn devices(environment: &Environment) -> Result<String> {
     let process = environment.process.context("no process")?;
@@ -323,7 +349,7 @@ fn devices(environment: &Environment) -> Result<String> {
 fn killed() -> Result<()> {
     let _alone = alone();
     let internet = Internet::new()?;
-    let mut worker = by_nat(&internet, &[])?;
+    let mut worker = by_nat(&internet, LIMITS)?;
     let version = worker.register(&Version::tell()?.memory(128))?;
     let event = json!({ "reach": [at(internet.server, SERVER_PORT)] });
     let reached = |told: &Value| {
@@ -331,6 +357,7 @@ fn killed() -> Result<()> {
         Ok(())
     };
     reached(&worker.invoke(&version, &event)?.response)?;
+    check_limits(&worker)?;
     ensure!(!link_addresses()?.is_empty(), "no links");
     worker.signal(Signal::KILL)?;
     worker.wait()?;
