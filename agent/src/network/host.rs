@@ -175,9 +175,6 @@ impl Host {
             }
             Egress::Bridge { name: bridge, .. } => {
                 self.netlink.join(name, bridge)?;
-                // Ports that are isolated hear nothing of each other.
-                let path = format!("/sys/class/net/{name}/brport/isolated");
-                fs::write(&path, "1").map_err(|source| NetworkError::Knob { path, source })?;
                 self.netlink.up(name)
             }
         }

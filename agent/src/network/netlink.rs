@@ -8,7 +8,7 @@ use std::time::Duration;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime::Runtime;
 use tokio_stream::{Stream, StreamExt};
 
@@ -103,11 +103,13 @@ impl Netlink {
         self.wait("switch on", name, self.handle.link().set(message).execute())
     }
 
-    /// Makes the link a port of `bridge`.
+    /// Makes the link a port of `bridge`, of those that hear nothing of each other.
     pub(super) fn join(&self, name: &str, bridge: &str) -> Result<(), NetworkError> {
         let controller = self.index(bridge)?;
         let message = LinkUnspec::new_with_name(name).controller(controller).build();
-        self.wait("join to the bridge", name, self.handle.link().set(message).execute())
+        self.wait("join to the bridge", name, self.handle.link().set(message).execute())?;
+        let port = LinkBridgePort::new(self.index(name)?).isolated(true).build();
+        self.wait("isolate on the bridge", name, self.handle.link().set_port(port).execute())
     }
 
     /// Removes a link; one that is not there is gone already.

@@ -44,6 +44,7 @@ pub fn all() -> impl Iterator<Item = (&'static str, Case)> {
         worker::artifacts::CASES,
         network::frames::CASES,
         network::bridge::CASES,
+        network::rights::CASES,
         network::microvms::CASES,
     ]
     .into_iter()

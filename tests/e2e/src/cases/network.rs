@@ -11,6 +11,7 @@ mod cable;
 pub(super) mod frames;
 pub(super) mod microvms;
 mod packet;
+pub(super) mod rights;
 
 /// These tests look at the host's links and rules, of which there is one set: one of them runs at a time.
 fn alone() -> MutexGuard<'static, ()> {

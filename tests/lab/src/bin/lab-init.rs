@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -122,6 +123,8 @@ fn furnish() -> Result<()> {
     for (name, number) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
         std::os::unix::fs::symlink(format!("/proc/self/fd{number}"), format!("/dev/{name}"))?;
     }
+    // Whoever may make taps: udev leaves that to capabilities.
+    fs::set_permissions("/dev/net/tun", fs::Permissions::from_mode(0o666))?;
     // A guest's memory is reserved whole and used in part.
     fs::write("/proc/sys/vm/overcommit_memory", "1")?;
     fs::write("/proc/sys/kernel/hostname", "lab")?;

@@ -27,6 +27,12 @@ pub(super) fn nat(folder: &Path, uplink: &str, ready: usize) -> Result<NetworkSp
     spec(folder, Egress::Nat { uplink: Some(uplink.to_owned()) }, LINKS, ready)
 }
 
+/// What networks on a bridge are made of.
+pub(super) fn bridge(folder: &Path, internet: &Internet) -> Result<NetworkSpec> {
+    let name = internet.bridge()?.to_owned();
+    spec(folder, Egress::Bridge { name, gateway: internet.server }, &internet.links(), 0)
+}
+
 fn spec(folder: &Path, egress: Egress, links: &str, ready: usize) -> Result<NetworkSpec> {
     Ok(NetworkSpec {
         state_dir: folder.to_owned(),
@@ -63,9 +69,7 @@ impl Cable {
     pub(super) fn by_bridge() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let internet = Internet::bridged()?;
-        let egress =
-            Egress::Bridge { name: internet.bridge()?.to_owned(), gateway: internet.server };
-        let spec = spec(folder.path(), egress, &internet.links(), 0)?;
+        let spec = bridge(folder.path(), &internet)?;
         let outside = spec.links.nth(1).context("no address")?;
         let network = Network::open(&spec)?;
         Self::of(network, internet, outside, folder)
