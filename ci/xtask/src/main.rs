@@ -49,7 +49,7 @@ enum Verb {
     Tidy,
     /// Measure votive beside its peers, against ci/budgets.toml.
     Bench(bench::BenchArguments),
-    /// Feed each parser of foreign bytes with what a fuzzer finds (needs cargo-fuzz and a nightly toolchain).
+    /// Feed each parser of foreign bytes with what a fuzzer finds.
     Fuzz(fuzz::FuzzArguments),
     /// Run guests that drive the VMM's devices wrongly, and print what came of each (docs/hostile.md).
     Hostile(hostile::HostileArguments),
@@ -95,7 +95,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Verb::Check => check_all(&progress),
         Verb::Tidy => tidy_alone(),
         Verb::Bench(arguments) => bench::run(&arguments, &progress),
-        Verb::Fuzz(arguments) => fuzz::run(&arguments, &progress).map(|()| ExitCode::SUCCESS),
+        Verb::Fuzz(arguments) => fuzz_all(&arguments, &progress),
         Verb::Hostile(arguments) => hostile::run(&arguments, &progress),
         Verb::Image { part, check_reproducible } => {
             setup::run(&progress)?;
@@ -117,6 +117,12 @@ fn tidy_alone() -> Result<ExitCode> {
     let complaints = tidy::run(&workspace::root()?)?;
     complaints.iter().for_each(|complaint| println!("{complaint}"));
     Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn fuzz_all(arguments: &fuzz::FuzzArguments, progress: &Progress) -> Result<ExitCode> {
+    let counts = fuzz::run(arguments, progress)?;
+    println!("{} passed, {} failed", counts.passed, counts.failed);
+    Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn check_all(progress: &Progress) -> Result<ExitCode> {

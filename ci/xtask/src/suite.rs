@@ -12,6 +12,7 @@ use crate::binaries;
 use crate::cache::Cache;
 use crate::check;
 use crate::check::Counts;
+use crate::fuzz::{self, FuzzArguments};
 use crate::hostile;
 use crate::image;
 use crate::place::{self, Place};
@@ -47,6 +48,7 @@ const PARTS: &[Part] = &[
     ("images", images),
     ("guest tests", guest),
     ("hostile guests", hostile_guests),
+    ("fuzzing", fuzzing),
 ];
 
 /// Runs everything; the last line of standard output is `N passed, N failed`.
@@ -67,6 +69,11 @@ pub(crate) fn run(progress: &Progress) -> Result<ExitCode> {
     }
     println!("{} passed, {} failed", counts.passed, counts.failed);
     Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A minute of each fuzz target.
+fn fuzzing(progress: &Progress) -> Result<Counts> {
+    fuzz::run(&FuzzArguments::default(), progress)
 }
 
 fn prepare(progress: &Progress) -> Result<Counts> {
