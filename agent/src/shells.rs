@@ -183,7 +183,9 @@ impl<M: Maker> Keeper<M> {
     }
 
     fn give(&mut self, size: Size, to: oneshot::Sender<M::Shell>) {
-        if let Some(holder) = self.pool.take(size).and_then(|id| self.held.remove(&id)) {
+        if let Some(holder) =
+            self.pool.take(size, Instant::now()).and_then(|id| self.held.remove(&id))
+        {
             // When the shell has just ended, its holder is gone, and whoever asked hears that.
             let _ = holder.send(to);
         }

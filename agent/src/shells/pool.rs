@@ -1,7 +1,8 @@
 //! Which shells there should be: no input, no output, no clock.
 //!
-//! So many are kept ready of each of the sizes that were asked for last. A size whose shells end by themselves, or cannot be made,
-//! is left alone for a while, longer each time, until one of them is taken.
+//! So many are kept ready of each of the sizes that were asked for last. One that was taken is replaced a little later: the
+//! environment that took it starts meanwhile. A size whose shells end by themselves, or cannot be made, is left alone for a while,
+//! longer each time, until one of them is taken.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use super::Size;
 pub const SIZES_MAX: usize = 4;
 /// The most shells that are made at once: environments need the processors as well.
 pub(super) const MAKING_MAX: usize = 2;
+/// How long after one was asked for the next is made, as long as most environments take to start.
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 /// How long a size is left alone after the first failure, and at most; doubled with each.
 const REST_MIN: Duration = Duration::from_millis(100);
 const REST_MAX: Duration = Duration::from_secs(60);
@@ -27,9 +30,10 @@ pub(super) struct ShellId(u64);
 struct Line {
     size: Size,
     ready: VecDeque<ShellId>,
+    /// From when on each that is neither ready nor being made may be made.
+    missing: Vec<Instant>,
     /// Since one was taken.
     failures: u32,
-    rests_until: Option<Instant>,
 }
 
 /// All shells.
@@ -50,10 +54,13 @@ impl Pool {
     }
 
     /// Somebody needs a shell: which one it is, if there is one.
-    pub(super) fn take(&mut self, size: Size) -> Option<ShellId> {
+    pub(super) fn take(&mut self, size: Size, now: Instant) -> Option<ShellId> {
         let line = match self.lines.iter().position(|line| line.size == size) {
             Some(index) => self.lines.remove(index),
-            None => Line { size, ready: VecDeque::new(), failures: 0, rests_until: None },
+            None => {
+                let missing = vec![now + PAUSE; self.ahead.saturating_sub(self.making(size))];
+                Line { size, ready: VecDeque::new(), missing, failures: 0 }
+            }
         };
         self.lines.insert(0, line);
         for line in self.lines.drain(SIZES_MAX.min(self.lines.len())..) {
@@ -62,7 +69,7 @@ impl Pool {
         let line = self.lines.first_mut()?;
         let taken = line.ready.pop_front()?;
         line.failures = 0;
-        line.rests_until = None;
+        line.missing.push(now + PAUSE);
         Some(taken)
     }
 
@@ -76,24 +83,25 @@ impl Pool {
         if self.making.len() >= MAKING_MAX {
             return None;
         }
-        let rests = |line: &Line| line.rests_until.is_some_and(|until| until > now);
-        let size = self.lines.iter().find(|line| self.lacks(line) && !rests(line))?.size;
-        self.making.push(size);
-        Some(size)
+        let is_due = |from: &Instant| *from <= now;
+        let line = self.lines.iter_mut().find(|line| line.missing.iter().any(is_due))?;
+        let index = line.missing.iter().position(is_due)?;
+        line.missing.swap_remove(index);
+        self.making.push(line.size);
+        Some(line.size)
     }
 
     /// When to ask for the next one again, if nothing happens before.
     pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
-        let lacking = self.lines.iter().filter(|line| self.lacks(line));
-        lacking.filter_map(|line| line.rests_until.filter(|until| *until > now)).min()
+        let missing = self.lines.iter().flat_map(|line| &line.missing);
+        missing.copied().filter(|from| *from > now).min()
     }
 
     /// One was made; it has no number when nobody needs it any more.
     pub(super) fn made(&mut self, size: Size) -> Option<ShellId> {
         self.no_longer_made(size);
-        let (ahead, id) = (self.ahead, ShellId(self.next));
-        let line = self.line(size).filter(|line| line.ready.len() < ahead)?;
-        line.ready.push_back(id);
+        let id = ShellId(self.next);
+        self.line(size)?.ready.push_back(id);
         self.next += 1;
         Some(id)
     }
@@ -119,9 +127,8 @@ impl Pool {
         self.lines.iter().map(|line| line.ready.len()).sum()
     }
 
-    fn lacks(&self, line: &Line) -> bool {
-        let making = self.making.iter().filter(|size| **size == line.size).count();
-        line.ready.len() + making < self.ahead
+    fn making(&self, size: Size) -> usize {
+        self.making.iter().filter(|making| **making == size).count()
     }
 
     fn line(&mut self, size: Size) -> Option<&mut Line> {
@@ -136,9 +143,14 @@ impl Pool {
 }
 
 impl Line {
+    /// One more is missing, and none is made for a while.
     fn rest(&mut self, now: Instant) {
         let doubled = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
-        self.rests_until = Some(now + REST_MIN.saturating_mul(doubled).min(REST_MAX));
+        let until = now + REST_MIN.saturating_mul(doubled).min(REST_MAX);
         self.failures = self.failures.saturating_add(1);
+        self.missing.push(until);
+        for from in &mut self.missing {
+            *from = until.max(*from);
+        }
     }
 }

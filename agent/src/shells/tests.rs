@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 
-use super::pool::MAKING_MAX;
+use super::pool::{MAKING_MAX, PAUSE};
 use super::*;
 
 fn size(memory_mb: u32) -> Size {
@@ -129,6 +129,26 @@ async fn the_first_finds_none_the_next_find_what_was_made_ahead() {
     world.until("all are made", |world| world.alive().len() == 7).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(world.begun.load(Ordering::SeqCst), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shell_is_replaced_once_its_environment_has_had_time_to_start() {
+    let maker = Played::new(PLENTY);
+    let (world, shells) = (Arc::clone(&maker.world), Shells::keep(maker.clone(), 2));
+    let begun = || world.begun.load(Ordering::SeqCst);
+    assert!(shells.take(size(128)).await.is_none());
+    tokio::time::sleep(PAUSE - Duration::from_millis(2)).await;
+    assert_eq!(begun(), 0);
+    world.until("two are made", |world| world.alive().len() == 2).await;
+    let _first = shells.take(size(128)).await.unwrap();
+    tokio::time::sleep(PAUSE / 2).await;
+    let _second = shells.take(size(128)).await.unwrap();
+    assert_eq!(begun(), 2);
+    // However many are taken after it, the first is replaced in its time.
+    tokio::time::sleep(PAUSE / 2 + Duration::from_millis(2)).await;
+    assert_eq!(begun(), 3);
+    tokio::time::sleep(PAUSE / 2).await;
+    assert_eq!(begun(), 4);
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,6 +35,9 @@ use shells::ShellMaker;
 
 pub use shells::HostShell;
 
+/// The most disks of an environment: the runtime's, the code's, the layers' and its own.
+const DISKS_MAX: u32 = 4;
+
 /// What the host gives microVMs to be held in.
 #[derive(Clone, Debug, Default)]
 pub struct HostParts {

@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use votive_protocol::limits::MOUNTS_MAX;
-
-use super::HostParts;
+use super::{DISKS_MAX, HostParts};
 use crate::causes::with_causes;
 use crate::cgroup::{CgroupSpec, EnvironmentCgroup};
 use crate::microvm::{ProcessSpec, Shell};
@@ -37,14 +35,12 @@ impl Maker for ShellMaker {
     type Shell = HostShell;
 
     async fn make(&self, size: Size) -> Result<HostShell, String> {
-        // Any function's environment has so many at most.
-        let disks = u32::try_from(MOUNTS_MAX).unwrap_or(u32::MAX);
         let group = CgroupSpec {
             name: format!("shell-{}", self.made.fetch_add(1, Ordering::Relaxed)),
             memory_mb: size.memory_mb,
             guest_memory_mib: size.guest_memory_mib,
             vcpus: size.vcpus,
-            disks,
+            disks: DISKS_MAX,
         };
         let host = self.host.clone();
         let held = tokio::task::spawn_blocking(move || host.hold(&group)).await;
@@ -54,7 +50,7 @@ impl Maker for ShellMaker {
             vmm: self.vmm.clone(),
             vcpus: size.vcpus,
             memory_mib: size.guest_memory_mib,
-            disks,
+            disks: DISKS_MAX,
             kernel_memory: self.host.kernel_memory(),
             cgroup: held.procs,
             jail: held.jail,

@@ -552,3 +552,9 @@ async fn a_store_that_hangs_holds_up_no_function_whose_code_is_here() {
     waiting.abort_all();
     while waiting.join_next().await.is_some() {}
 }
+
+#[test]
+fn no_environment_has_more_disks_than_a_shell() {
+    assert_eq!(mounts(true).iter().flatten().count(), DISKS_MAX as usize);
+    assert!(container_mounts().iter().flatten().count() <= DISKS_MAX as usize);
+}

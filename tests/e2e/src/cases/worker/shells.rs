@@ -65,6 +65,8 @@ fn served() -> Result<()> {
     let process = worker.environments()?.first().and_then(|one| one.process);
     let process = process.context("no process")?;
     ensure!(!options(process).iter().any(|option| option == "--shell"), "it was a shell");
+    let started = || worker.metric("votive_environment_start_seconds_sum");
+    let without = started()?;
     let waiting = await_shells(&worker, &[])?;
     for shell in &waiting {
         let memory = memory_bytes(*shell)?;
@@ -78,6 +80,8 @@ fn served() -> Result<()> {
     let process = worker.environments()?.first().and_then(|one| one.process);
     let process = process.context("no process")?;
     ensure!(waiting.contains(&process), "{process:?} is none of {waiting:?}");
+    let with = started()? - without;
+    eprintln!("an environment was started in {without:.4} s, in a shell in {with:.4} s");
     check_jail(process)?;
     let group = fs::read_to_string(format!("/proc/{}/cgroup", process.as_raw_nonzero()))?;
     ensure!(group.contains("/votive-environments/shell-"), "it is in {group}");
