@@ -10,19 +10,26 @@ use serde_json::{Value, json};
 
 /// Where every function that is asked what it reaches listens, on all of its addresses.
 const OWN_PORT: u16 = 7001;
-/// How long a connection may take to be made.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a connection may take to be made, on a crowded host that is emulated.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a connection is tried that must not be made: four times its first packet is sent.
+const SILENCE: Duration = Duration::from_secs(8);
 /// A thread each: small ones.
 const STACK_BYTES: usize = 64 * 1024;
 
 static LISTENING: Once = Once::new();
 
-/// Connects to each address of a list; gives `open`, `refused`, `silent` or the system's error number for each.
-pub(super) fn attempts(addresses: &Value) -> Value {
+/// Connects to each address of two lists, to the second's not for long; gives `open`, `refused`, `silent` or the system's error
+/// number for each.
+pub(super) fn attempts(open: &Value, silent: &Value) -> Value {
     LISTENING.call_once(listen);
-    let addresses: Vec<SocketAddr> = serde_json::from_value(addresses.clone()).unwrap_or_default();
-    let tries = addresses.into_iter().map(|address| {
-        let connect = move || outcome(&TcpStream::connect_timeout(&address, PATIENCE));
+    let read = |addresses: &Value| -> Vec<SocketAddr> {
+        serde_json::from_value(addresses.clone()).unwrap_or_default()
+    };
+    let open = read(open).into_iter().map(|address| (address, PATIENCE));
+    let silent = read(silent).into_iter().map(|address| (address, SILENCE));
+    let tries = open.chain(silent).map(|(address, patience)| {
+        let connect = move || outcome(&TcpStream::connect_timeout(&address, patience));
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(connect);
         (address.to_string(), thread)
     });

@@ -33,7 +33,8 @@ pub(super) fn spin() {
 
 /// Serves one invocation; `Some` ends the runtime. The event's fields are what is to happen, in this order: `print` (a line of
 /// the log), `write` (a file in `/tmp`), `sleepMs`, `throw`, `exit`, `fill` (all of the memory). `opt` asks for the
-/// files in `/opt`, `env` for a variable, `read` for what comes of reading a file, `reach` for what comes of connecting to addresses.
+/// files in `/opt`, `env` for a variable, `read` for what comes of reading a file, `reach` for what comes of
+/// connecting to addresses, and to those of `silent`.
 pub(super) fn invoke(id: &str, next: &Response) -> Result<Option<u8>> {
     let before = SPINS.load(Ordering::Relaxed);
     let event: Value = serde_json::from_slice(&next.body)?;
@@ -80,7 +81,7 @@ pub(super) fn invoke(id: &str, next: &Response) -> Result<Option<u8>> {
         answer["read"] = read(path);
     }
     if event["reach"].is_array() {
-        answer["reach"] = super::reach::attempts(&event["reach"]);
+        answer["reach"] = super::reach::attempts(&event["reach"], &event["silent"]);
         answer["resolver"] = json!(trimmed("/etc/resolv.conf"));
         answer["routes"] = json!(trimmed("/proc/net/route"));
     }

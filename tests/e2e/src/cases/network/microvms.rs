@@ -15,7 +15,7 @@ use votive_control::v1;
 use super::{alone, left};
 use crate::cases::Case;
 use crate::cases::pauses::block_on;
-use crate::harness::worker::{Environment, PATIENCE};
+use crate::harness::worker::Environment;
 use crate::harness::{Internet, SERVER_PORT, Version, Worker, counters, ip, reachable};
 
 pub(crate) const CASES: &[(&str, Case)] = &[
@@ -32,6 +32,8 @@ const MICROVMS_ON_A_BRIDGE: u32 = 3;
 const FUNCTION_PORT: u16 = 7001;
 /// How long twenty may take to boot, on an emulated processor.
 const BOOTS_MAX: Duration = Duration::from_secs(400);
+/// How long the attempts of twenty may take, of which each takes seconds.
+const ATTEMPTS_MAX: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the host tries to connect to what nobody may reach.
 const TRY: Duration = Duration::from_secs(3);
@@ -48,8 +50,12 @@ const NETWORK_LIMITS: &str = ",rx-bandwidth=67108864,rx-operations=70000/80000,t
 
 /// A worker whose microVMs have a network, with these settings of it as well.
 fn worker(settings: &[(&str, &str)]) -> Result<Worker> {
-    let common =
-        [("network.dns", "[\"203.0.113.53\"]"), ("environments.reservation_lifetime", "\"1m\"")];
+    let common = [
+        ("network.dns", "[\"203.0.113.53\"]"),
+        // Twenty at once on one emulated processor.
+        ("environments.hang_timeout", "\"1m\""),
+        ("environments.reservation_lifetime", "\"1m\""),
+    ];
     Worker::bare(&[&common, settings].concat())
 }
 
@@ -155,7 +161,7 @@ fn all_pairs(
     count: u32,
     links: impl Fn() -> Result<BTreeSet<Ipv4Addr>>,
 ) -> Result<Vec<Ipv4Addr>> {
-    let version = Version::tell()?.memory(128).arguments(["--version", "1"]);
+    let version = Version::tell()?.memory(128).timeout(300).arguments(["--version", "1"]);
     let version = worker.register(&version)?;
     // Something that answers on each of the host's addresses: whoever reaches one of them will know.
     let _listener = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, SERVER_PORT))?;
@@ -241,13 +247,13 @@ async fn ask_all(
             ..Default::default()
         });
     }
-    let all = targets.links.iter().chain(&targets.host).chain(&targets.others);
-    let all: Vec<_> =
-        all.chain(&targets.own).chain([&targets.server]).map(ToString::to_string).collect();
-    let event = json!({ "reach": all }).to_string().into_bytes();
+    let silent = targets.links.iter().chain(&targets.host).chain(&targets.others);
+    let silent: Vec<_> = silent.collect();
+    let open: Vec<_> = targets.own.iter().chain([&targets.server]).collect();
+    let event = json!({ "reach": open, "silent": silent }).to_string().into_bytes();
     let mut answers = Vec::new();
     for start in under_way {
-        answers.push(client.invoke(start, event.clone().into(), PATIENCE).await?);
+        answers.push(client.invoke(start, event.clone().into(), ATTEMPTS_MAX).await?);
     }
     let mut told = Vec::new();
     for answer in answers {
