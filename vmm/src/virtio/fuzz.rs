@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -523,6 +524,11 @@ fn check(driver: &mut GuestDriver, queue: usize, chain: &[Buffer], len: u32) {
 }
 
 fn driver_for(device: Box<dyn VirtioDevice>) -> Option<GuestDriver> {
+    // As the VMM does; a fuzzer's own program does not.
+    static PREPARED: Once = Once::new();
+    PREPARED.call_once(|| {
+        let _ = crate::signals::ignore_broken_pipes();
+    });
     let ram = ram().ok()?;
     let mut driver = GuestDriver::new(device, ram).ok()?;
     driver.start(VERSION_1).then_some(driver)
