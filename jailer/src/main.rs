@@ -1,6 +1,9 @@
 //! The program: arguments to spec, spec to jail, jail to exit code. One line on standard error says why not.
-#![no_main]
-#![expect(unsafe_code, reason = "the C library's entry point has a name of its own")]
+#![cfg_attr(not(test), no_main)]
+#![cfg_attr(
+    not(test),
+    expect(unsafe_code, reason = "the C library's entry point has a name of its own")
+)]
 
 use std::ffi::{c_char, c_int};
 use std::io::Write;
@@ -15,7 +18,7 @@ const WRONG_ARGUMENTS: c_int = 2;
 /// Where the C library begins, and not the standard library before it: what that prepares, reports of stack overflows and
 /// backtraces above all, is a fifth of what a jail costs, and of the program's size.
 // SAFETY: no other function of the program is called so.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
     if let Err(error) = votive_jailer::prepare_streams() {
         return end(&error, FAILED);

@@ -1,6 +1,9 @@
 //! The program: arguments to spec, spec to machine, machine to exit code. One line on standard error says why.
-#![no_main]
-#![expect(unsafe_code, reason = "the C library's entry point has a name of its own")]
+#![cfg_attr(not(test), no_main)]
+#![cfg_attr(
+    not(test),
+    expect(unsafe_code, reason = "the C library's entry point has a name of its own")
+)]
 
 use std::ffi::{c_char, c_int};
 use std::io::Write;
@@ -18,7 +21,7 @@ use votive_vmm::spec::{Ahead, HELP, Request, VmSpec};
 /// Where the C library begins, and not the standard library before it: what that prepares, reports of stack overflows and
 /// backtraces above all, is not for a process under filters, and costs each start 130,000 instructions and the program 110 kB.
 // SAFETY: no other function of the program is called so.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
     let start_ns = monotonic_ns();
     name_panics();
