@@ -4,6 +4,26 @@ use super::process::{last_bytes, last_line};
 use super::*;
 use crate::limits::VMM_STDERR_MAX;
 
+/// The least that a VMM can be started with.
+pub(super) fn spec(vmm: PathBuf) -> MicrovmSpec {
+    MicrovmSpec {
+        vmm,
+        kernel: PathBuf::from("/dev/null"),
+        initrd: PathBuf::from("/dev/null"),
+        vcpus: 1,
+        memory_mib: 128,
+        disks: Vec::new(),
+        tap: None,
+        limits: DeviceLimits::default(),
+        console: None,
+        kernel_memory: KernelMemory::default(),
+        deadline: None,
+        cgroup: None,
+        jail: None,
+        shell: None,
+    }
+}
+
 #[test]
 fn marks_are_read_and_nonsense_is_dropped() {
     let mark = parse_mark(b"guest-0x01 1500\n").unwrap();
@@ -55,22 +75,7 @@ async fn a_flood_of_marks_and_of_errors_is_bounded() {
 
 #[tokio::test]
 async fn a_program_that_is_missing_is_named() {
-    let spec = MicrovmSpec {
-        vmm: PathBuf::from("/nowhere/votive-vmm"),
-        kernel: PathBuf::from("/dev/null"),
-        initrd: PathBuf::from("/dev/null"),
-        vcpus: 1,
-        memory_mib: 128,
-        disks: Vec::new(),
-        tap: None,
-        limits: DeviceLimits::default(),
-        console: None,
-        kernel_memory: KernelMemory::default(),
-        deadline: None,
-        cgroup: None,
-        jail: None,
-        shell: None,
-    };
+    let spec = spec(PathBuf::from("/nowhere/votive-vmm"));
     let error = Microvm::spawn(spec).await.unwrap_err();
     assert_eq!(error.to_string(), "/nowhere/votive-vmm cannot be started");
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::super::options::Part;
-use super::super::{DeviceLimits, KernelMemory, Microvm, MicrovmSpec};
+use super::super::tests::spec;
+use super::super::{KernelMemory, Microvm, MicrovmSpec};
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -182,22 +183,7 @@ async fn a_microvm_whose_shell_has_ended_is_started_without() {
     let (shell, vmm) = host.shell().await;
     drop(vmm);
     fs::remove_file(host.0.path().join("arguments")).unwrap();
-    let spec = MicrovmSpec {
-        vmm: host.vmm(),
-        kernel: PathBuf::from("/dev/null"),
-        initrd: PathBuf::from("/dev/null"),
-        vcpus: 1,
-        memory_mib: 128,
-        disks: Vec::new(),
-        tap: None,
-        limits: DeviceLimits::default(),
-        console: None,
-        kernel_memory: KernelMemory::default(),
-        deadline: None,
-        cgroup: None,
-        jail: None,
-        shell: Some(shell),
-    };
+    let spec = MicrovmSpec { shell: Some(shell), ..spec(host.vmm()) };
     let spawned = Microvm::spawn(spec).await.unwrap();
     let arguments = host.arguments().await;
     assert!(arguments.iter().any(|argument| argument == "--control"), "{arguments:?}");
