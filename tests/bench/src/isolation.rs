@@ -61,31 +61,41 @@ pub fn measure(programs: &Programs, guest: &Guest, count: usize) -> anyhow::Resu
     let off = || Ok(Plain { programs, guest, tap: votive_tap::open("vt-plain")? });
     let on = || Ok(Jailed { programs, guest, network: Network::new()? });
     let shell = || Ok(Shell { jailed: on()?, waiting: None });
-    let mut figures: Vec<Figure> = boots("isolation", "votive", count, on)?.collect();
-    figures.extend(boots("isolation", "nothing-on", count, off)?);
-    figures.extend(boots("isolation.shell", "votive", count, shell)?);
-    figures.extend(boots("isolation.shell", "nothing-on", count, off)?);
+    let off = boots(count, off)?;
+    let mut figures = boots(count, on)?.figures("isolation", "votive");
+    figures.extend(off.figures("isolation", "nothing-on"));
+    figures.extend(boots(count, shell)?.figures("isolation.shell", "votive"));
+    // Beside which both stand.
+    figures.extend(off.figures("isolation.shell", "nothing-on"));
     Ok(figures)
 }
 
-/// Boots of what `launch` makes, to the guest's first instruction and to PID 1.
-fn boots<L: Launch>(
-    name: &str,
-    subject: &str,
-    count: usize,
-    launch: impl Fn() -> anyhow::Result<L>,
-) -> anyhow::Result<impl Iterator<Item = Figure>> {
-    run_until(launch()?, Event::Mark, |_| Ok(()))?;
-    let mut first = Series::new("instructions");
-    let mut pid1 = Series::new("instructions");
-    for _ in 0..count {
-        first.push(run_until(launch()?, Event::GuestEntry, |_| Ok(()))?);
-        pid1.push(run_until(launch()?, Event::Mark, |_| Ok(()))?);
-    }
-    let first = first.figure(&format!("{name}.first_instruction"), subject);
-    let pid1 = pid1.figure(&format!("{name}.pid1"), subject);
-    Ok([first, pid1].into_iter().flatten())
+/// What boots took, in instructions.
+struct Boots {
+    first_instruction: Series,
+    pid1: Series,
 }
+
+/// Boots of what `launch` makes.
+fn boots<L: Launch>(count: usize, launch: impl Fn() -> anyhow::Result<L>) -> anyhow::Result<Boots> {
+    run_until(launch()?, Event::Mark, |_| Ok(()))?;
+    let series = || Series::new("instructions");
+    let mut boots = Boots { first_instruction: series(), pid1: series() };
+    for _ in 0..count {
+        boots.first_instruction.push(run_until(launch()?, Event::GuestEntry, |_| Ok(()))?);
+        boots.pid1.push(run_until(launch()?, Event::Mark, |_| Ok(()))?);
+    }
+    Ok(boots)
+}
+
+impl Boots {
+    fn figures(&self, name: &str, subject: &str) -> Vec<Figure> {
+        let first = self.first_instruction.figure(&format!("{name}.first_instruction"), subject);
+        let pid1 = self.pid1.figure(&format!("{name}.pid1"), subject);
+        [first, pid1].into_iter().flatten().collect()
+    }
+}
+
 /// A namespace with a tap.
 struct Network {
     namespace: OwnedFd,
@@ -210,12 +220,7 @@ impl Launch for Plain<'_> {
 
 /// The VMM's arguments that no tenant has a say in.
 fn shape(guest: &Guest) -> Vec<String> {
-    let kernel_memory = if guest.own_options { "copied" } else { "demand" };
-    texts(&[
-        ("--vcpus", "1"),
-        ("--memory-mib", &guest.memory_mib.to_string()),
-        ("--kernel-memory", kernel_memory),
-    ])
+    texts(&[("--vcpus", "1"), ("--memory-mib", &guest.memory_mib.to_string())])
 }
 
 /// The others: kernel, initrd, scratch disk and tap, in descriptors from `first` on, and what is said of the last two.
