@@ -99,8 +99,7 @@ impl Descriptors {
 /// The operating system's.
 pub fn fill_standard_streams() -> io::Result<()> {
     for stream in libc::STDIN_FILENO..=libc::STDERR_FILENO {
-        // SAFETY: F_GETFD takes no pointer; a number that is no open descriptor gives EBADF.
-        if unsafe { libc::fcntl(stream, libc::F_GETFD) } < 0 {
+        if !is_open(stream) {
             // Under the lowest number that is free, which is this one.
             let _ = File::options().read(true).write(true).open("/dev/null")?.into_raw_fd();
         }
@@ -108,13 +107,18 @@ pub fn fill_standard_streams() -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a descriptor is open; the last error says `EBADF` otherwise.
+fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD takes no pointer; a number that is no open descriptor gives EBADF.
+    (unsafe { libc::fcntl(fd, libc::F_GETFD) }) >= 0
+}
+
 /// Takes over the inherited descriptor `fd`, once it is known to be open.
 ///
 /// # Errors
 /// `EBADF` when it is not open.
 pub fn adopt(fd: RawFd) -> io::Result<File> {
-    // SAFETY: F_GETFD takes no pointer; a number that is no open descriptor gives EBADF.
-    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+    if !is_open(fd) {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor is open, and the validated spec names each descriptor once, none of

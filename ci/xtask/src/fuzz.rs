@@ -27,6 +27,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Cllvm-args=-simplifycfg-branch-fold-threshold=0";
+/// The seconds that each target runs, unless told otherwise.
+const SECONDS: u64 = 60;
 /// The seconds that one input may take.
 const INPUT_SECONDS: u32 = 10;
 /// The memory that a target may take, in MiB: a larger one was sized by its input.
@@ -40,7 +42,7 @@ const SHOWN: usize = 40;
 #[derive(Debug, clap::Args)]
 pub(crate) struct FuzzArguments {
     /// How long each target runs, in seconds.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = SECONDS)]
     seconds: u64,
     /// Only these targets.
     #[arg(long = "target")]
@@ -53,7 +55,7 @@ pub(crate) struct FuzzArguments {
 impl Default for FuzzArguments {
     /// What continuous integration runs.
     fn default() -> Self {
-        Self { seconds: 60, targets: Vec::new(), jobs: None }
+        Self { seconds: SECONDS, targets: Vec::new(), jobs: None }
     }
 }
 
